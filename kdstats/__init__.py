@@ -1,0 +1,70 @@
+"""Predict, observe and test how much distilled students vary.
+
+>>> import kdstats as kd
+>>> problem = kd.catalog.intercept_only(noise_variance=4.0, n_inputs=8)
+>>> kd.predict(problem).inter_student.values.ravel()  # noise variance over number of inputs
+array([0.5])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: Public name -> module that defines it; modules are imported when a name is first used.
+_HOMES = {
+    "Design": "kdstats.problem",
+    "DistillationProblem": "kdstats.problem",
+    "GaussianTeacher": "kdstats.problem",
+    "GradientDescent": "kdstats.problem",
+    "LinearStudent": "kdstats.problem",
+    "NetworkStudent": "kdstats.problem",
+    "Seeds": "kdstats.streams",
+    "VarianceComponents": "kdstats.components.result",
+    "VarianceWeighting": "kdstats.problem",
+    "compare": "kdstats.hypotest",
+    "estimate_components": "kdstats.components.estimation",
+    "mse_distribution": "kdstats.prediction.closed_form",
+    "observe": "kdstats.engine",
+    "predict": "kdstats.engine",
+    "predict_grid": "kdstats.prediction.closed_form",
+}
+_MODULES = {"catalog": "kdstats.problem.catalog", "errors": "kdstats.errors"}
+
+__all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
+
+if TYPE_CHECKING:
+    from kdstats import errors
+    from kdstats.components.estimation import estimate_components
+    from kdstats.components.result import VarianceComponents
+    from kdstats.engine import observe, predict
+    from kdstats.hypotest import compare
+    from kdstats.prediction.closed_form import mse_distribution, predict_grid
+    from kdstats.problem import (
+        Design,
+        DistillationProblem,
+        GaussianTeacher,
+        GradientDescent,
+        LinearStudent,
+        NetworkStudent,
+        VarianceWeighting,
+        catalog,
+    )
+    from kdstats.streams import Seeds
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    else:
+        raise AttributeError(f"module 'kdstats' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

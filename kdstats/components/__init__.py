@@ -1,0 +1,1 @@
+"""The answer: one result type, its estimation from replicate predictions, its uncertainty."""

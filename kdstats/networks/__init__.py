@@ -1,0 +1,1 @@
+"""What torch trains: architectures and batched training of many students at once."""

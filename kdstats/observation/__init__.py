@@ -1,0 +1,1 @@
+"""Engines that train students for real and measure them."""

@@ -1,0 +1,1 @@
+"""Engines that answer before any student is trained."""

@@ -1,0 +1,18 @@
+"""What is asked: frozen descriptions, validated once, that compute nothing."""
+
+from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.teacher import GaussianTeacher
+
+__all__ = [
+    "SOURCES",
+    "STRATEGIES",
+    "Design",
+    "DistillationProblem",
+    "GaussianTeacher",
+    "GradientDescent",
+    "LinearStudent",
+    "NetworkStudent",
+    "VarianceWeighting",
+]

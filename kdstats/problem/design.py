@@ -1,0 +1,188 @@
+"""Designs: where students are asked, how responses become labels, what is random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdstats.errors import invalid
+from kdstats.problem.validation import as_array, as_choice, as_count, as_covariance, as_labels, as_matrix
+
+__all__ = ["SOURCES", "STRATEGIES", "Design", "VarianceWeighting"]
+
+SOURCES = ("teacher_output", "student_initialization", "data_resampling", "student_output")
+STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VarianceWeighting:
+    r"""How the strategy ``variance_weighting`` mixes responses with a student's own estimate.
+
+    The label is :math:`\alpha\,\bar y + (1-\alpha)\,\hat s` per input, with :math:`\bar y` the mean
+    of the responses and :math:`\hat s` an estimate that a student has of its own.
+
+    Parameters
+    ----------
+    student_estimate : {"pilot", "teacher_mean"} or (n,) array_like, default "pilot"
+        ``"pilot"``: predictions of a pilot student of the same kind, trained on the first
+        ``k // 2`` of the k responses, while :math:`\bar y` is the mean of the others; the two
+        are independent, so no covariance has to be known. Needs k >= 2.
+        ``"teacher_mean"``: the teacher's noiseless mean, which nobody has; an **oracle**, kept as a
+        bound and labelled so in every result. An array: fixed numbers.
+    student_variance : float, (n,) or (n, n) array_like, optional
+        Variance of an array estimate around its mean, over students. Default 0. Not with
+        ``"pilot"``, whose variance follows from the problem, or ``"teacher_mean"``.
+    weight : {"known", "estimated"}, float or (n,) array_like, default "known"
+        ``"known"``: the minimum-variance weight from the true variances and bias,
+        :math:`\alpha = (v_S + b^2) / (v_T/k + v_S + b^2)`. ``"estimated"``: the empirical variance
+        of the responses (divisor k, as published) against the true response variance in the place
+        of the student's; needs k >= 2. Numbers within [0, 1] are used as they are.
+    """
+
+    student_estimate: str | NDArray[np.float64] = "pilot"
+    student_variance: NDArray[np.float64] | None = None
+    weight: str | NDArray[np.float64] = "known"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.student_estimate, str):
+            as_choice("student_estimate", self.student_estimate, ("pilot", "teacher_mean"))
+            if self.student_variance is not None:
+                raise invalid("student_variance", "be left out unless `student_estimate` is an array", "both")
+        else:
+            estimate = as_array("student_estimate", self.student_estimate, ndim=1)
+            object.__setattr__(self, "student_estimate", estimate)
+            variance = as_array(
+                "student_variance", 0.0 if self.student_variance is None else self.student_variance, ndim=(0, 1, 2)
+            )
+            if variance.ndim == 2:
+                variance = as_covariance("student_variance", variance, estimate.size)
+            elif variance.ndim == 1 and variance.shape != estimate.shape:
+                raise invalid("student_variance", f"have shape {estimate.shape}", f"shape {variance.shape}")
+            elif (variance < 0).any():
+                raise invalid("student_variance", "be at least 0", float(variance.min()))
+            object.__setattr__(self, "student_variance", variance)
+        if isinstance(self.weight, str):
+            as_choice("weight", self.weight, ("known", "estimated"))
+        else:
+            weight = as_array("weight", self.weight, ndim=(0, 1))
+            if (weight < 0).any() or (weight > 1).any():
+                raise invalid("weight", "be within [0, 1]", f"{weight.min():g} to {weight.max():g}")
+            object.__setattr__(self, "weight", weight)
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the mixture uses the noiseless teacher mean, which no user has."""
+        return isinstance(self.student_estimate, str) and self.student_estimate == "teacher_mean"
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    r"""Where predictions are wanted and how the distillation is run.
+
+    Parameters
+    ----------
+    X_query : array_like or DataFrame, shape (m, p), optional
+        Points at which students predict. Default: the training inputs. The index of a DataFrame
+        becomes the labels of dimension ``point``.
+    n_responses : int, default 1
+        Responses k that the teacher gives to each input.
+    strategy : {"single", "averaging", "multi_response", "variance_weighting"}
+        Default "single" for one response, "averaging" otherwise. ``single`` takes k = 1.
+    sources : iterable of str, optional
+        Sources of randomness that are on; the others are held at their mean (an initialization
+        that has no useful mean, of a network, is held at one common draw). Default: all, with
+        ``data_resampling`` only where ``resample_size`` is given.
+    resample_size : int, optional
+        Each student sees this many rows, drawn with replacement from the n labelled inputs
+        (m-out-of-n bootstrap).
+    weighting : VarianceWeighting, optional
+        For strategy ``variance_weighting`` only. Default: the pilot with known variances.
+    n_generations : int, default 1
+        Length of a chain of distillations: each student becomes the next one's teacher, with
+        fresh noise of the teacher's covariance on its predictions at the inputs.
+    point_labels : sequence, optional
+        Labels of the query points. Default: the index of a DataFrame, else 0 to m-1.
+
+    Raises
+    ------
+    ProblemError
+        If a value is out of range, or options contradict each other.
+    """
+
+    X_query: NDArray[np.float64] | None = None
+    n_responses: int = field(default=1, kw_only=True)
+    strategy: str | None = field(default=None, kw_only=True)
+    sources: frozenset[str] | None = field(default=None, kw_only=True)
+    resample_size: int | None = field(default=None, kw_only=True)
+    weighting: VarianceWeighting | None = field(default=None, kw_only=True)
+    n_generations: int = field(default=1, kw_only=True)
+    point_labels: tuple[Any, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        k = as_count("n_responses", self.n_responses)
+        strategy = self.strategy if self.strategy is not None else ("single" if k == 1 else "averaging")
+        as_choice("strategy", strategy, STRATEGIES)
+        if strategy == "single" and k != 1:
+            raise invalid("n_responses", "be 1 with strategy 'single' (or choose 'averaging')", k)
+        object.__setattr__(self, "n_responses", k)
+        object.__setattr__(self, "strategy", strategy)
+        self._set_points()
+        self._set_sources()
+        self._set_weighting()
+        as_count("n_generations", self.n_generations)
+        if self.n_generations > 1 and strategy == "variance_weighting":
+            raise invalid("n_generations", "be 1 with strategy 'variance_weighting'", self.n_generations)
+
+    def _set_points(self) -> None:
+        labels = self.point_labels
+        if labels is None and self.X_query is not None and hasattr(self.X_query, "index"):
+            labels = tuple(self.X_query.index) if not callable(self.X_query.index) else None
+        if self.X_query is not None:
+            object.__setattr__(self, "X_query", as_matrix("X_query", self.X_query))
+            if labels is not None:
+                labels = as_labels("point_labels", labels, self.X_query.shape[0])
+        object.__setattr__(self, "point_labels", None if labels is None else tuple(labels))
+
+    def _set_sources(self) -> None:
+        size = self.resample_size
+        if size is not None:
+            as_count("resample_size", size)
+        if self.sources is None:
+            chosen = frozenset(SOURCES) - (frozenset() if size is not None else {"data_resampling"})
+        else:
+            given: Iterable[str] = (self.sources,) if isinstance(self.sources, str) else self.sources
+            chosen = frozenset(as_choice("sources", source, SOURCES) for source in given)
+        if size is not None and "data_resampling" not in chosen:
+            raise invalid("resample_size", "be left out when the source 'data_resampling' is off", size)
+        object.__setattr__(self, "sources", chosen)
+
+    def _set_weighting(self) -> None:
+        if self.strategy != "variance_weighting":
+            if self.weighting is not None:
+                raise invalid("weighting", "be left out unless strategy is 'variance_weighting'", self.strategy)
+            return
+        weighting = self.weighting if self.weighting is not None else VarianceWeighting()
+        if not isinstance(weighting, VarianceWeighting):
+            raise invalid("weighting", "be a VarianceWeighting", weighting)
+        if isinstance(weighting.weight, str) and weighting.weight == "estimated" and self.n_responses < 2:
+            raise invalid(
+                "n_responses",
+                "be at least 2 to estimate a response variance for the weight (it is 0 with one response)",
+                self.n_responses,
+            )
+        pilot = isinstance(weighting.student_estimate, str) and weighting.student_estimate == "pilot"
+        if pilot and self.n_responses < 2:
+            raise invalid(
+                "n_responses",
+                "be at least 2 to train a pilot student on responses of its own",
+                self.n_responses,
+            )
+        if pilot and isinstance(weighting.weight, str) and weighting.weight == "estimated" and self.n_responses < 3:
+            raise invalid(
+                "n_responses", "be at least 3 for a pilot student and an estimated variance", self.n_responses
+            )
+        object.__setattr__(self, "weighting", weighting)

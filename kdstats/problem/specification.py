@@ -1,0 +1,236 @@
+"""The problem: one teacher, one student, one design, checked against each other once.
+
+Also its text form. A problem written to TOML and read back is the same problem to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdstats.errors import invalid
+from kdstats.problem.design import Design, VarianceWeighting
+from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.teacher import GaussianTeacher
+from kdstats.problem.validation import as_count
+
+__all__ = ["DistillationProblem"]
+
+Student = LinearStudent | NetworkStudent
+
+_KINDS: dict[str, dict[str, type]] = {
+    "teacher": {"gaussian": GaussianTeacher},
+    "student": {"linear": LinearStudent, "network": NetworkStudent},
+    "design": {"design": Design},
+}
+_NESTED: dict[str, type] = {"training": GradientDescent, "weighting": VarianceWeighting}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DistillationProblem:
+    """What is asked: how much students of one kind, distilled in one way, will vary.
+
+    Parameters
+    ----------
+    teacher : GaussianTeacher
+        Distribution of the responses at the n training inputs.
+    student : LinearStudent or NetworkStudent
+        What is fitted to the labels.
+    design : Design
+        Query points, strategy, number of responses, sources of randomness.
+
+    Raises
+    ------
+    ProblemError
+        If the parts do not fit each other: columns of ``X_query``, lengths of weights, a
+        response correlation impossible for k responses, options that exclude each other.
+    """
+
+    teacher: GaussianTeacher
+    student: Student
+    design: Design
+
+    def __post_init__(self) -> None:
+        for name, value, kinds in (
+            ("teacher", self.teacher, (GaussianTeacher,)),
+            ("student", self.student, (LinearStudent, NetworkStudent)),
+            ("design", self.design, (Design,)),
+        ):
+            if not isinstance(value, kinds):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise invalid(name, f"be a {wanted}", f"a {type(value).__name__}")
+        self._check_query()
+        self._check_responses()
+        if isinstance(self.student, LinearStudent):
+            self._check_linear_student(self.student)
+        elif self.design.strategy == "variance_weighting":
+            raise invalid("strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting")
+        elif self.design.n_generations > 1:
+            raise invalid("n_generations", "be 1 for a NetworkStudent", self.design.n_generations)
+
+    def _check_query(self) -> None:
+        query, p = self.design.X_query, self.teacher.n_features
+        if query is not None and query.shape[1] != p:
+            raise invalid("X_query", f"have {p} columns, as X has", f"{query.shape[1]} columns")
+
+    def _check_responses(self) -> None:
+        k, rho = self.design.n_responses, self.teacher.response_correlation
+        if k > 1 and rho < -1.0 / (k - 1) - 1e-12:
+            raise invalid(
+                "response_correlation", f"be within [-1/(k-1), 1] = [{-1 / (k - 1):.4g}, 1] for k={k} responses", rho
+            )
+        weighting = self.design.weighting
+        if weighting is not None:
+            n = self.teacher.n_inputs
+            for name in ("student_estimate", "weight"):
+                value = getattr(weighting, name)
+                if isinstance(value, np.ndarray) and value.ndim and value.shape != (n,):
+                    raise invalid(name, f"have one entry per row of X ({n})", f"shape {value.shape}")
+
+    def _check_linear_student(self, student: LinearStudent) -> None:
+        n, design = self.teacher.n_inputs, self.design
+        if isinstance(student.weights, np.ndarray) and student.weights.shape != (n,):
+            raise invalid("weights", f"have one entry per row of X ({n})", f"shape {student.weights.shape}")
+        if isinstance(student.covariance, np.ndarray) and student.covariance.shape != (n, n):
+            raise invalid("covariance", f"have shape ({n}, {n})", f"shape {student.covariance.shape}")
+        if student.weights_are_estimated:
+            as_count(
+                "n_responses", design.n_responses, minimum=6, reason="with weights='estimated' (infinite variance below)"
+            )
+            if design.strategy != "averaging" or design.n_generations > 1:
+                raise invalid("strategy", "be 'averaging' with weights='estimated', in one generation", design.strategy)
+        if "data_resampling" in design.sources:
+            if student.covariance is not None:
+                raise invalid("covariance", "be left out with the source 'data_resampling'", "given")
+            if design.n_generations > 1:
+                raise invalid("n_generations", "be 1 with the source 'data_resampling'", design.n_generations)
+
+    @property
+    def X_query(self) -> NDArray[np.float64]:
+        """Query points, shape (m, p): the training inputs where the design names none."""
+        return self.teacher.X if self.design.X_query is None else self.design.X_query
+
+    @property
+    def n_points(self) -> int:
+        """Number of query points, m."""
+        return int(self.X_query.shape[0])
+
+    @property
+    def point_labels(self) -> tuple[Any, ...]:
+        """Labels of the query points."""
+        labels = self.design.point_labels
+        return tuple(range(self.n_points)) if labels is None else labels
+
+    @property
+    def resample_size(self) -> int | None:
+        """Rows each student sees, or None while the source ``data_resampling`` is off."""
+        if "data_resampling" not in self.design.sources:
+            return None
+        return self.teacher.n_inputs if self.design.resample_size is None else self.design.resample_size
+
+    def with_design(self, **changes: Any) -> DistillationProblem:
+        """Return the problem with some entries of its design changed."""
+        if "n_responses" in changes and "strategy" not in changes and self.design.strategy == "single":
+            changes["strategy"] = None
+        return replace(self, design=replace(self.design, **changes))
+
+    def with_teacher(self, **changes: Any) -> DistillationProblem:
+        """Return the problem with some entries of its teacher changed."""
+        return replace(self, teacher=replace(self.teacher, **changes))
+
+    def with_student(self, **changes: Any) -> DistillationProblem:
+        """Return the problem with some entries of its student changed."""
+        return replace(self, student=replace(self.student, **changes))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the problem's text form, which identifies it."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """Return the problem as TOML text; floats are written so that they read back bit for bit."""
+        import tomli_w
+
+        document = {part: _to_table(part, getattr(self, part)) for part in _KINDS}
+        return tomli_w.dumps(document)
+
+    @classmethod
+    def from_toml(cls, source: str | Path) -> DistillationProblem:
+        """Read a problem from TOML text or from a file.
+
+        Parameters
+        ----------
+        source : str or Path
+            A Path names a file; a str is the text itself.
+
+        Raises
+        ------
+        ProblemError
+            If the text is no TOML, a table or key is unknown or missing, or a value breaks a rule.
+        """
+        text = source.read_text() if isinstance(source, Path) else source
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise invalid("source", "be valid TOML", str(error)) from None
+        for part in document:
+            if part not in _KINDS:
+                raise invalid("source", f"have only the tables {', '.join(_KINDS)}", f"[{part}]")
+        missing = [part for part in _KINDS if part not in document]
+        if missing:
+            raise invalid("source", "have the tables teacher, student and design", f"no [{missing[0]}]")
+        return cls(**{part: _from_table(part, document[part]) for part in _KINDS})
+
+
+def _to_table(part: str, value: Any) -> dict[str, Any]:
+    kind = next(name for name, cls in _KINDS[part].items() if isinstance(value, cls))
+    return {"kind": kind, **_fields(value)}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for item in fields(value):
+        entry = getattr(value, item.name)
+        if entry is None:
+            continue
+        if isinstance(entry, np.ndarray):
+            entry = entry.tolist()
+        elif isinstance(entry, frozenset):
+            entry = sorted(entry)
+        elif isinstance(entry, tuple):
+            entry = list(entry)
+        elif item.name in _NESTED:
+            entry = _fields(entry)
+        table[item.name] = entry
+    return table
+
+
+def _from_table(part: str, table: Any) -> Any:
+    if not isinstance(table, dict):
+        raise invalid(part, "be a table", table)
+    table = dict(table)
+    kinds = _KINDS[part]
+    kind = table.pop("kind", next(iter(kinds)) if len(kinds) == 1 else None)
+    if kind not in kinds:
+        raise invalid(f"{part}.kind", f"be one of {', '.join(kinds)}", kind)
+    return _construct(part, kinds[kind], table)
+
+
+def _construct(path: str, cls: type, table: dict[str, Any]) -> Any:
+    known = {item.name for item in fields(cls)}
+    for key in table:
+        if key not in known:
+            raise invalid(f"{path}.{key}", f"be one of the known keys ({', '.join(sorted(known))})", "an unknown key")
+    arguments = {
+        key: _construct(f"{path}.{key}", _NESTED[key], dict(value)) if key in _NESTED and isinstance(value, dict) else value
+        for key, value in table.items()
+    }
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise invalid(path, "have every key it needs", str(error).split(") ")[-1]) from None

@@ -1,0 +1,188 @@
+"""Students: which predictor is fitted to the labels, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdstats.errors import invalid
+from kdstats.problem.validation import (
+    as_array,
+    as_choice,
+    as_count,
+    as_covariance,
+    as_flag,
+    as_number,
+)
+
+__all__ = ["GradientDescent", "LinearStudent", "NetworkStudent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientDescent:
+    """Train by full-batch gradient descent for a fixed number of steps.
+
+    The loss is the mean over training rows of the (weighted) squared error, plus the ridge
+    penalty over the number of rows; one step moves the coefficients by ``learning_rate`` times
+    its gradient. This, not the least-squares solution, is what a network library follows.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of steps, at least 1.
+    learning_rate : float
+        Step size, greater than 0. Steps that do not contract are refused where the inputs are known.
+    initialization_sd : float, default 0.0
+        Standard deviation of the initial coefficients (intercept included), drawn independently
+        with mean 0 for each student while the source ``student_initialization`` is on. With the
+        source off every student starts from 0. PyTorch's default for a linear layer of p inputs
+        is uniform with standard deviation ``1/sqrt(3 p)``.
+    """
+
+    n_steps: int
+    learning_rate: float
+    initialization_sd: float = 0.0
+
+    def __post_init__(self) -> None:
+        as_count("n_steps", self.n_steps)
+        rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
+        object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(
+            self, "initialization_sd", as_number("initialization_sd", self.initialization_sd, minimum=0.0)
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearStudent:
+    r"""Linear regression on the teacher's labels.
+
+    The coefficients minimise
+    :math:`(y - Xw)' V^{-1} (y - Xw) + \lambda \lVert w \rVert^2`; the intercept is not penalised.
+    V is the identity (ordinary least squares, ridge), diagonal (``weights``, weighted least
+    squares) or full (``covariance``, generalised least squares). With k responses kept as rows
+    (strategy ``multi_response``) the loss sums over all kn rows.
+
+    A student's own predictive distribution at a point is its prediction plus noise with its
+    residual variance (for weighted and generalised least squares: of a label whose working
+    variance is the mean diagonal of V).
+
+    Parameters
+    ----------
+    penalty : float, default 0.0
+        Ridge penalty on the squared norm of the coefficients, against a sum-of-squares loss.
+    fit_intercept : bool, default True
+        Whether a free intercept is fitted.
+    weights : (n,) array_like or "estimated", optional
+        Positive weights, one per training input. ``"estimated"`` uses one over the empirical
+        variance of the k responses at each input (needs more than 5 responses for a finite variance).
+    covariance : (n, n) array_like or "teacher", optional
+        Working covariance V of the labels; ``"teacher"`` takes the teacher's own covariance.
+    training : GradientDescent, optional
+        Train by gradient steps. Default: the exact minimiser.
+    minimum_norm : bool, default False
+        For inputs that do not determine the coefficients, take the solution of smallest norm
+        instead of raising an error.
+    residual_variance : {"unbiased", "mle"}, default "unbiased"
+        Whether the student divides its residual sum of squares by the residual degrees of freedom
+        or by the number of training rows.
+
+    Raises
+    ------
+    ProblemError
+        If a value is out of range, or options contradict each other.
+    """
+
+    penalty: float = 0.0
+    fit_intercept: bool = True
+    weights: NDArray[np.float64] | str | None = None
+    covariance: NDArray[np.float64] | str | None = None
+    training: GradientDescent | None = None
+    minimum_norm: bool = False
+    residual_variance: str = "unbiased"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "penalty", as_number("penalty", self.penalty, minimum=0.0))
+        as_flag("fit_intercept", self.fit_intercept)
+        as_flag("minimum_norm", self.minimum_norm)
+        as_choice("residual_variance", self.residual_variance, ("unbiased", "mle"))
+        if self.weights is not None and self.covariance is not None:
+            raise invalid("weights", "not be given together with `covariance`", "both")
+        if isinstance(self.weights, str):
+            as_choice("weights", self.weights, ("estimated",))
+        elif self.weights is not None:
+            weights = as_array("weights", self.weights, ndim=1)
+            if (weights <= 0).any():
+                raise invalid(
+                    "weights",
+                    "be greater than 0",
+                    f"{weights.min():g} at index {int(np.argmin(weights))}",
+                )
+            object.__setattr__(self, "weights", weights)
+        if isinstance(self.covariance, str):
+            as_choice("covariance", self.covariance, ("teacher",))
+        elif self.covariance is not None:
+            matrix = as_array("covariance", self.covariance, ndim=2)
+            matrix = as_covariance("covariance", matrix, matrix.shape[0])
+            smallest = float(np.linalg.eigvalsh(matrix)[0])
+            if smallest <= 0:
+                raise invalid("covariance", "be positive definite", f"smallest eigenvalue {smallest:.3g}")
+            object.__setattr__(self, "covariance", matrix)
+        if self.training is not None and not isinstance(self.training, GradientDescent):
+            raise invalid("training", "be a GradientDescent or None", self.training)
+        if self.training is not None and self.weights_are_estimated:
+            raise invalid("weights", "be given as numbers when the student is trained by gradient descent", "estimated")
+        if self.minimum_norm and (self.penalty > 0 or self.training is not None):
+            raise invalid("minimum_norm", "be False with a penalty or gradient steps, which pick a solution", True)
+
+    @property
+    def weights_are_estimated(self) -> bool:
+        """Whether each student estimates its weights from its own responses."""
+        return isinstance(self.weights, str)
+
+
+ACTIVATIONS = ("relu", "tanh")
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkStudent:
+    """Feed-forward network on the teacher's labels, trained full batch on the mean squared error.
+
+    Weights and biases start as in PyTorch's ``Linear``: uniform within ``1/sqrt(fan_in)``.
+
+    Parameters
+    ----------
+    hidden : tuple of int, default (16,)
+        Width of each hidden layer.
+    activation : {"relu", "tanh"}, default "relu"
+        Activation of the hidden layers.
+    optimizer : {"adam", "sgd"}, default "adam"
+        Adam with its usual constants (.9, .999, 1e-8), or plain gradient descent.
+    learning_rate : float, default 0.01
+        Step size, greater than 0.
+    epochs : int, default 200
+        Full-batch steps.
+    """
+
+    hidden: tuple[int, ...] = field(default=(16,))
+    activation: str = "relu"
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    epochs: int = 200
+
+    def __post_init__(self) -> None:
+        hidden: Any = self.hidden
+        if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
+            raise invalid("hidden", "be a tuple of layer widths", hidden)
+        widths = tuple(as_count("hidden", width) for width in hidden)
+        if not widths:
+            raise invalid("hidden", "have at least one layer (use LinearStudent for none)", hidden)
+        object.__setattr__(self, "hidden", widths)
+        as_choice("activation", self.activation, ACTIVATIONS)
+        as_choice("optimizer", self.optimizer, OPTIMIZERS)
+        rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
+        object.__setattr__(self, "learning_rate", rate)
+        as_count("epochs", self.epochs)

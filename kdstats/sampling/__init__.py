@@ -1,0 +1,1 @@
+"""The random experiment itself: noise laws, teacher responses, labels, resampled rows."""
