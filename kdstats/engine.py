@@ -69,7 +69,7 @@ def predict(problem: DistillationProblem, *, engine: str | None = None, **option
     default = DEFAULTS[_student_class(problem)][0]
     if engine is None and default is None:
         raise UnsupportedProblemError(
-            f"no prediction engine covers a {type(problem.student).__name__} yet; `kdstats.observe` trains such students"
+            f"no prediction engine covers a {type(problem.student).__name__} yet; `kdstats.observe` trains them"
         )
     return load_engine(PREDICTION_ENGINES, engine or cast(str, default))(problem, **options)
 

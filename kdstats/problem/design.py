@@ -37,10 +37,12 @@ class VarianceWeighting:
         Variance of an array estimate around its mean, over students. Default 0. Not with
         ``"pilot"``, whose variance follows from the problem, or ``"teacher_mean"``.
     weight : {"known", "estimated"}, float or (n,) array_like, default "known"
-        ``"known"``: the minimum-variance weight from the true variances and bias,
-        :math:`\alpha = (v_S + b^2) / (v_T/k + v_S + b^2)`. ``"estimated"``: the empirical variance
-        of the responses (divisor k, as published) against the true response variance in the place
-        of the student's; needs k >= 2. Numbers within [0, 1] are used as they are.
+        ``"known"``: the minimum-variance weight from the true variances, bias b and covariance c,
+        :math:`\alpha = (v_S + b^2 - c) / (v_T + v_S + b^2 - 2c)`, kept within [0, 1]; :math:`v_T`
+        is the variance of :math:`\bar y`. ``"estimated"`` (with ``"teacher_mean"`` only): the
+        published weight :math:`\sigma^2 / (\hat\sigma^2 + \sigma^2)`, with the empirical
+        variance of the k responses (divisor k) and the true one. Needs k >= 2. Numbers within
+        [0, 1] are used as they are.
     """
 
     student_estimate: str | NDArray[np.float64] = "pilot"
@@ -67,11 +69,25 @@ class VarianceWeighting:
             object.__setattr__(self, "student_variance", variance)
         if isinstance(self.weight, str):
             as_choice("weight", self.weight, ("known", "estimated"))
+            if self.weight == "estimated" and not self.is_oracle:
+                raise invalid(
+                    "weight", "be 'known' or numbers unless `student_estimate` is 'teacher_mean'", self.weight
+                )
         else:
             weight = as_array("weight", self.weight, ndim=(0, 1))
             if (weight < 0).any() or (weight > 1).any():
                 raise invalid("weight", "be within [0, 1]", f"{weight.min():g} to {weight.max():g}")
             object.__setattr__(self, "weight", weight)
+
+    @property
+    def uses_pilot(self) -> bool:
+        """Whether the student's own estimate comes from a pilot student."""
+        return isinstance(self.student_estimate, str) and self.student_estimate == "pilot"
+
+    @property
+    def weight_is_estimated(self) -> bool:
+        """Whether each student's weight depends on its own responses."""
+        return isinstance(self.weight, str) and self.weight == "estimated"
 
     @property
     def is_oracle(self) -> bool:
@@ -116,7 +132,7 @@ class Design:
     X_query: NDArray[np.float64] | None = None
     n_responses: int = field(default=1, kw_only=True)
     strategy: str | None = field(default=None, kw_only=True)
-    sources: frozenset[str] | None = field(default=None, kw_only=True)
+    sources: frozenset[str] = field(default=None, kw_only=True)  # type: ignore[arg-type]
     resample_size: int | None = field(default=None, kw_only=True)
     weighting: VarianceWeighting | None = field(default=None, kw_only=True)
     n_generations: int = field(default=1, kw_only=True)
@@ -168,21 +184,16 @@ class Design:
         weighting = self.weighting if self.weighting is not None else VarianceWeighting()
         if not isinstance(weighting, VarianceWeighting):
             raise invalid("weighting", "be a VarianceWeighting", weighting)
-        if isinstance(weighting.weight, str) and weighting.weight == "estimated" and self.n_responses < 2:
+        if weighting.weight_is_estimated and self.n_responses < 2:
             raise invalid(
                 "n_responses",
                 "be at least 2 to estimate a response variance for the weight (it is 0 with one response)",
                 self.n_responses,
             )
-        pilot = isinstance(weighting.student_estimate, str) and weighting.student_estimate == "pilot"
-        if pilot and self.n_responses < 2:
+        if weighting.uses_pilot and self.n_responses < 2:
             raise invalid(
                 "n_responses",
                 "be at least 2 to train a pilot student on responses of its own",
                 self.n_responses,
-            )
-        if pilot and isinstance(weighting.weight, str) and weighting.weight == "estimated" and self.n_responses < 3:
-            raise invalid(
-                "n_responses", "be at least 3 for a pilot student and an estimated variance", self.n_responses
             )
         object.__setattr__(self, "weighting", weighting)

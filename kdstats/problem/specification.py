@@ -70,7 +70,9 @@ class DistillationProblem:
         if isinstance(self.student, LinearStudent):
             self._check_linear_student(self.student)
         elif self.design.strategy == "variance_weighting":
-            raise invalid("strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting")
+            raise invalid(
+                "strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting"
+            )
         elif self.design.n_generations > 1:
             raise invalid("n_generations", "be 1 for a NetworkStudent", self.design.n_generations)
 
@@ -88,6 +90,10 @@ class DistillationProblem:
         weighting = self.design.weighting
         if weighting is not None:
             n = self.teacher.n_inputs
+            if self.teacher.n_outputs > 1:
+                raise invalid("mean", "have one output with strategy 'variance_weighting'", f"{self.teacher.n_outputs}")
+            if weighting.weight_is_estimated and not self.teacher.is_diagonal:
+                raise invalid("noise_variance", "be a scalar or (n,) with an estimated weight", "a correlated one")
             for name in ("student_estimate", "weight"):
                 value = getattr(weighting, name)
                 if isinstance(value, np.ndarray) and value.ndim and value.shape != (n,):
@@ -100,8 +106,13 @@ class DistillationProblem:
         if isinstance(student.covariance, np.ndarray) and student.covariance.shape != (n, n):
             raise invalid("covariance", f"have shape ({n}, {n})", f"shape {student.covariance.shape}")
         if student.weights_are_estimated:
+            if self.teacher.n_outputs > 1:
+                raise invalid("mean", "have one output with weights='estimated'", f"{self.teacher.n_outputs}")
             as_count(
-                "n_responses", design.n_responses, minimum=6, reason="with weights='estimated' (infinite variance below)"
+                "n_responses",
+                design.n_responses,
+                minimum=6,
+                reason="with weights='estimated' (infinite variance below)",
             )
             if design.strategy != "averaging" or design.n_generations > 1:
                 raise invalid("strategy", "be 'averaging' with weights='estimated', in one generation", design.strategy)
@@ -227,7 +238,9 @@ def _construct(path: str, cls: type, table: dict[str, Any]) -> Any:
         if key not in known:
             raise invalid(f"{path}.{key}", f"be one of the known keys ({', '.join(sorted(known))})", "an unknown key")
     arguments = {
-        key: _construct(f"{path}.{key}", _NESTED[key], dict(value)) if key in _NESTED and isinstance(value, dict) else value
+        key: _construct(f"{path}.{key}", _NESTED[key], dict(value))
+        if key in _NESTED and isinstance(value, dict)
+        else value
         for key, value in table.items()
     }
     try:

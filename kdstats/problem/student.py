@@ -135,7 +135,7 @@ class LinearStudent:
         if self.training is not None and self.weights_are_estimated:
             raise invalid("weights", "be given as numbers when the student is trained by gradient descent", "estimated")
         if self.minimum_norm and (self.penalty > 0 or self.training is not None):
-            raise invalid("minimum_norm", "be False with a penalty or gradient steps, which pick a solution", True)
+            raise invalid("minimum_norm", "be False with a penalty or gradient steps, which pick a solution", "True")
 
     @property
     def weights_are_estimated(self) -> bool:

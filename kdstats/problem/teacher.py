@@ -62,7 +62,7 @@ class GaussianTeacher:
 
     X: NDArray[np.float64]
     mean: NDArray[np.float64]
-    noise_variance: NDArray[np.float64] = field(default=1.0, kw_only=True)  # type: ignore[assignment]
+    noise_variance: NDArray[np.float64] = field(default=1.0, kw_only=True)  # type: ignore[arg-type]
     response_correlation: float = field(default=0.0, kw_only=True)
     input_correlation: float = field(default=0.0, kw_only=True)
     fitting_covariance: NDArray[np.float64] | None = field(default=None, kw_only=True)

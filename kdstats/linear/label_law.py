@@ -1,0 +1,230 @@
+r"""The law of a student's labels under each strategy: their mean and covariance over students.
+
+The mean of k responses has covariance
+:math:`\Sigma_k = \Sigma\,(1 + (k-1)\rho)/k + \Sigma_T` (results T1 and T15). Variance weighting
+mixes it with an estimate of the student's own (result T8); a chain of distillations passes it
+through the smoother once per generation (result T12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdstats.linear.smoother import Smoother
+from kdstats.problem.design import VarianceWeighting
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import LinearStudent
+
+__all__ = ["LabelLaw", "initialization_variance", "label_law", "mixing_weight", "pilot_split"]
+
+FloatArray = NDArray[np.float64]
+
+#: Gauss-Laguerre nodes for moments of an estimated weight.
+N_NODES = 120
+
+
+@dataclass(frozen=True, eq=False)
+class LabelLaw:
+    """Mean and covariance of the label vector over students.
+
+    Attributes
+    ----------
+    mean : (n, q) ndarray
+    covariance : (), (n,) or (n, n) ndarray
+        A scalar variance, per-input variances or a full covariance; the same for every output.
+    is_gaussian : bool
+        Whether Gaussian responses give Gaussian labels.
+    within : (n,) ndarray
+        Expected sum of squares of the k responses around their mean, per input, where all of them
+        are kept as rows; else 0.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    is_gaussian: bool
+    within: FloatArray
+
+    def full_covariance(self) -> FloatArray:
+        """The covariance as a matrix, shape (n, n)."""
+        n = self.mean.shape[0]
+        if self.covariance.ndim == 2:
+            return self.covariance
+        return np.diag(np.broadcast_to(self.covariance, (n,)))
+
+
+def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
+    """Return the law of the labels that a problem's (last) student is trained on."""
+    teacher, design = problem.teacher, problem.design
+    k = design.n_responses
+    mean = teacher.mean_by_output
+    covariance = mean_response_covariance(problem, k)
+    within = np.zeros(teacher.n_inputs)
+    if design.strategy == "multi_response" and "teacher_output" in design.sources:
+        within = (k - 1) * (1.0 - teacher.response_correlation) * teacher.variances
+    gaussian = True
+    if design.weighting is not None:
+        mean, covariance = _mixture(problem, design.weighting, smoother)
+        gaussian = not design.weighting.weight_is_estimated
+    for _ in range(design.n_generations - 1):
+        mean, covariance = _next_generation(problem, smoother, mean, covariance)
+    return LabelLaw(mean=mean, covariance=np.asarray(covariance), is_gaussian=gaussian, within=within)
+
+
+def mean_response_covariance(problem: DistillationProblem, k: int, *, fitting: bool = True) -> FloatArray:
+    """Return the covariance of the mean of k responses: scalar, per input or full."""
+    teacher = problem.teacher
+    if "teacher_output" not in problem.design.sources:
+        return np.zeros(())
+    share = (1.0 + (k - 1) * teacher.response_correlation) / k
+    noise = teacher.noise_variance if teacher.is_diagonal else teacher.covariance
+    covariance = share * noise
+    if fitting and teacher.fitting_covariance is not None:
+        full = covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (teacher.n_inputs,)))
+        covariance = full + teacher.fitting_covariance
+    return np.asarray(covariance)
+
+
+def initialization_variance(problem: DistillationProblem) -> float:
+    """Return the variance of each initial coefficient over students (0 where it does not vary)."""
+    student = problem.student
+    assert isinstance(student, LinearStudent)
+    if student.training is None or "student_initialization" not in problem.design.sources:
+        return 0.0
+    return student.training.initialization_sd**2
+
+
+def pilot_split(n_responses: int) -> tuple[int, int]:
+    """Return how many of k responses train the pilot student and how many are averaged."""
+    return n_responses // 2, n_responses - n_responses // 2
+
+
+def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother) -> FloatArray:
+    """Return the weight of the responses at each input, shape (n,), for weights that are not estimated."""
+    n = problem.teacher.n_inputs
+    if not isinstance(weighting.weight, str):
+        return np.broadcast_to(weighting.weight, (n,)).astype(np.float64)
+    teacher_variance, student_variance, covariance, bias = _known_moments(problem, weighting, smoother)
+    gain = student_variance + bias**2 - covariance
+    whole = teacher_variance + student_variance + bias**2 - 2.0 * covariance
+    return np.clip(np.divide(gain, whole, out=np.ones(n), where=whole > 0), 0.0, 1.0)
+
+
+def _diagonal(covariance: FloatArray, n: int) -> FloatArray:
+    return np.diag(covariance) if covariance.ndim == 2 else np.broadcast_to(covariance, (n,))
+
+
+def _as_full(covariance: FloatArray, n: int) -> FloatArray:
+    return covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (n,)))
+
+
+def _known_moments(
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return v_T, v_S, c and b of result T8 at each input."""
+    n, k = problem.teacher.n_inputs, problem.design.n_responses
+    mean = problem.teacher.mean_by_output[:, 0]
+    zero = np.zeros(n)
+    if weighting.uses_pilot:
+        first, second = pilot_split(k)
+        hat = smoother.raw_hat
+        estimate_cov, shared = _pilot_covariances(problem, smoother, first)
+        teacher_variance = _diagonal(mean_response_covariance(problem, second), n)
+        return teacher_variance, np.diag(estimate_cov), np.einsum("ij,ji->i", hat, shared), hat @ mean - mean
+    teacher_variance = _diagonal(mean_response_covariance(problem, k), n)
+    if weighting.is_oracle:
+        # As published, the noiseless mean is given the variance of a response.
+        return teacher_variance, _diagonal(mean_response_covariance(problem, 1, fitting=False), n), zero, zero
+    assert weighting.student_variance is not None
+    estimate = np.asarray(weighting.student_estimate, dtype=np.float64)
+    return teacher_variance, _diagonal(weighting.student_variance, n), zero, estimate - mean
+
+
+def _pilot_covariances(problem: DistillationProblem, smoother: Smoother, first: int) -> tuple[FloatArray, FloatArray]:
+    """Covariance of the pilot's predictions at the inputs, and of its labels with the averaged responses."""
+    teacher, n = problem.teacher, problem.teacher.n_inputs
+    hat = smoother.raw_hat
+    labels = _as_full(mean_response_covariance(problem, first), n)
+    covariance = hat @ labels @ hat.T + _initialization_covariance(problem, smoother)
+    shared = np.zeros((n, n))
+    if "teacher_output" in problem.design.sources:
+        shared = teacher.response_correlation * teacher.covariance
+        if teacher.fitting_covariance is not None:
+            shared = shared + teacher.fitting_covariance
+    return covariance, shared
+
+
+def _initialization_covariance(problem: DistillationProblem, smoother: Smoother) -> FloatArray | float:
+    variance = initialization_variance(problem)
+    if variance == 0.0 or smoother.initial_map is None:
+        return 0.0
+    root = smoother.raw_inputs @ smoother.initial_map
+    return np.asarray(variance * (root @ root.T))
+
+
+def _mixture(
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
+) -> tuple[FloatArray, FloatArray]:
+    """Mean (n, 1) and covariance of alpha * responses + (1 - alpha) * the student's own estimate."""
+    n, k = problem.teacher.n_inputs, problem.design.n_responses
+    mean = problem.teacher.mean_by_output[:, 0]
+    if weighting.weight_is_estimated:
+        return mean[:, None], _estimated_weight_covariance(problem)
+    alpha = mixing_weight(problem, weighting, smoother)
+    beta = 1.0 - alpha
+    if weighting.uses_pilot:
+        first, second = pilot_split(k)
+        hat = smoother.raw_hat
+        estimate_cov, shared = _pilot_covariances(problem, smoother, first)
+        cross = np.outer(alpha, beta) * (shared @ hat.T)
+        responses = _as_full(mean_response_covariance(problem, second), n)
+        covariance = np.outer(alpha, alpha) * responses + np.outer(beta, beta) * estimate_cov + cross + cross.T
+        return (alpha * mean + beta * (hat @ mean))[:, None], covariance
+    responses = mean_response_covariance(problem, k)
+    if weighting.is_oracle:
+        return mean[:, None], _scaled(responses, alpha)
+    assert weighting.student_variance is not None
+    own = _scaled(weighting.student_variance, beta)
+    covariance = _scaled(responses, alpha)
+    if covariance.ndim != own.ndim:
+        covariance, own = _as_full(covariance, n), _as_full(own, n)
+    estimate = np.asarray(weighting.student_estimate, dtype=np.float64)
+    return (alpha * mean + beta * estimate)[:, None], covariance + own
+
+
+def _scaled(covariance: FloatArray, factor: FloatArray) -> FloatArray:
+    if covariance.ndim == 2:
+        return np.asarray(np.outer(factor, factor) * covariance)
+    return np.asarray(factor**2 * covariance)
+
+
+def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
+    r"""Covariance when the weight is :math:`1/(1 + (1-\rho)\chi^2_{k-1}/k)`, independent of the mean.
+
+    The published gain :math:`E[(1+\chi^2_{k-1}/k)^{-2}]` is its second moment at ρ = 0.
+    """
+    import scipy.special
+
+    teacher, k = problem.teacher, problem.design.n_responses
+    shape = 0.5 * (k - 1)
+    nodes, weights = scipy.special.roots_genlaguerre(N_NODES, shape - 1.0)
+    weights = weights / weights.sum()
+    alpha = 1.0 / (1.0 + (1.0 - teacher.response_correlation) * 2.0 * nodes / k)
+    first, second = float(weights @ alpha), float(weights @ alpha**2)
+    covariance = mean_response_covariance(problem, k)
+    if covariance.ndim < 2:
+        return np.asarray(second * covariance)
+    mixed = first**2 * covariance
+    np.fill_diagonal(mixed, second * np.diag(covariance))
+    return mixed
+
+
+def _next_generation(
+    problem: DistillationProblem, smoother: Smoother, mean: FloatArray, covariance: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    n, hat = problem.teacher.n_inputs, smoother.raw_hat
+    passed = hat @ _as_full(covariance, n) @ hat.T + _initialization_covariance(problem, smoother)
+    fresh = _as_full(mean_response_covariance(problem, problem.design.n_responses, fitting=False), n)
+    return hat @ mean, passed + fresh

@@ -1,0 +1,164 @@
+r"""Least squares that keeps its digits.
+
+Columns are scaled to unit length, factorised by QR with column pivoting, and the solution is
+refined once with the residual of the first. Standard errors come from :math:`R^{-1}`, never from
+:math:`(X'X)^{-1}`. Against the certified values of the NIST Statistical Reference Datasets this
+keeps several digits more than normal equations or an unscaled pseudo-inverse.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from kdstats.errors import PrecisionWarning, RankDeficientError
+
+__all__ = ["Factorization", "factorize"]
+
+FloatArray = NDArray[np.float64]
+
+#: Condition number of the scaled columns beyond which a warning tells the digits to expect.
+CONDITION_WARNING = 1e8
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    r"""Scaled, pivoted QR of a matrix M of full column rank, or its minimum-norm counterpart.
+
+    Attributes
+    ----------
+    matrix : (n, P) ndarray
+        M.
+    root : (P, r) ndarray
+        G with :math:`GG' = (M'M)^{+}`; the variance of :math:`a'\hat\beta` for unit noise is
+        :math:`\lVert G'a \rVert^2`.
+    basis : (n, r) ndarray
+        Orthonormal basis of the column space, so that the pseudo-inverse is ``root @ basis.T``.
+    condition : float
+        Condition number of the scaled columns (an estimate from the diagonal of R).
+    """
+
+    matrix: FloatArray
+    root: FloatArray
+    basis: FloatArray
+    condition: float
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank, r."""
+        return int(self.root.shape[1])
+
+    @property
+    def pseudo_inverse(self) -> FloatArray:
+        """The map from right-hand sides to coefficients, shape (P, n)."""
+        return np.asarray(self.root @ self.basis.T)
+
+    def solve(self, rhs: FloatArray) -> FloatArray:
+        """Return least-squares coefficients of each column of ``rhs``, refined once."""
+        first = self.root @ (self.basis.T @ rhs)
+        return np.asarray(first + self.root @ (self.basis.T @ (rhs - self.matrix @ first)))
+
+
+def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = False) -> Factorization:
+    """Factorise a design matrix.
+
+    Parameters
+    ----------
+    matrix : (n, P) ndarray
+        Canonical float64 input.
+    names : sequence of str
+        Column names, for messages.
+    minimum_norm : bool, default False
+        Accept a rank-deficient matrix and use its pseudo-inverse.
+
+    Returns
+    -------
+    Factorization
+
+    Raises
+    ------
+    RankDeficientError
+        If the columns are linearly dependent to working precision and ``minimum_norm`` is False.
+        The message names the dependent columns and what they depend on.
+
+    Warns
+    -----
+    PrecisionWarning
+        If the scaled columns are so close to dependent that fewer than 8 digits are safe.
+    """
+    n, width = matrix.shape
+    scale = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
+    scale[scale == 0.0] = 1.0
+    packed, pivots, reflectors, _, _ = lapack.dgeqp3(matrix / scale)
+    order = pivots - 1
+    size = min(n, width)
+    diagonal = np.abs(np.diag(packed)[:size])
+    tolerance = max(n, width) * np.finfo(np.float64).eps * (diagonal[0] if size else 0.0)
+    rank = int((diagonal > tolerance).sum())
+    if rank < width:
+        if minimum_norm:
+            return _minimum_norm(matrix)
+        raise RankDeficientError(_dependence(packed, order, rank, names, n))
+    condition = float(diagonal[0] / diagonal[-1])
+    if condition > CONDITION_WARNING:
+        digits = max(0, int(15.9 - np.log10(condition)))
+        warnings.warn(
+            f"the columns of X are nearly dependent (scaled condition number {condition:.1e}): "
+            f"expect about {digits} correct digits",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+    inverse, _ = lapack.dtrtri(np.triu(packed[:width]), lower=0)
+    root = np.empty((width, width))
+    root[order] = inverse
+    root /= scale[:, None]
+    basis, _, _ = lapack.dorgqr(packed[:, :width], reflectors)
+    return Factorization(matrix=matrix, root=root, basis=basis, condition=condition)
+
+
+def _minimum_norm(matrix: FloatArray) -> Factorization:
+    left, values, right = scipy.linalg.svd(matrix, full_matrices=False)
+    keep = values > max(matrix.shape) * np.finfo(np.float64).eps * values[0] if values.size else []
+    return Factorization(
+        matrix=matrix,
+        root=np.ascontiguousarray(right[keep].T / values[keep]),
+        basis=np.ascontiguousarray(left[:, keep]),
+        condition=float(values[keep][0] / values[keep][-1]) if np.any(keep) else 1.0,
+    )
+
+
+def _dependence(packed: FloatArray, order: NDArray[np.int64], rank: int, names: Sequence[str], n: int) -> str:
+    """Say which columns depend on which, from the triangular factor."""
+    width = len(names)
+    if n < width:
+        return (
+            f"`X` must have at least as many rows as coefficients for a student without penalty; got {n} rows for "
+            f"{width} coefficients (set `penalty`, or `minimum_norm=True`)"
+        )
+    upper = np.triu(packed[:rank, :])
+    weights = scipy.linalg.solve_triangular(upper[:, :rank], upper[:, rank:]) if rank else np.zeros((0, width))
+    found = []
+    for column, combination in zip(order[rank:], weights.T, strict=True):
+        partners = [names[order[i]] for i in np.flatnonzero(np.abs(combination) > 1e-8)]
+        found.append(f"{names[column]!r} ({_relation(names[column], partners)})")
+    return (
+        f"`X` must have linearly independent columns for a student without penalty; got {', '.join(found[:5])}"
+        f"{' and others' if len(found) > 5 else ''} (drop columns, set `penalty`, or `minimum_norm=True`)"
+    )
+
+
+def _relation(name: str, partners: Sequence[str]) -> str:
+    if not partners:
+        return "all zero"
+    if list(partners) == ["intercept"] or (name == "intercept" and len(partners) == 1):
+        constant = partners[0] if name == "intercept" else name
+        return f"{constant!r} is constant, as the intercept is"
+    return (
+        f"a combination of {', '.join(repr(partner) for partner in partners[:4])}{'...' if len(partners) > 4 else ''}"
+    )

@@ -1,0 +1,220 @@
+r"""Training sets as students meet them: responses drawn, labels made, rows resampled.
+
+Students come in blocks of fixed size with one generator per block and source, so a student's
+training set depends on the seeds and its number alone: not on how many students are asked for, nor
+on how the work is cut or spread. The first S students of a larger run are the students of a run of
+S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from kdstats.linear.label_law import mixing_weight, pilot_split
+from kdstats.linear.smoother import Smoother
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import LinearStudent
+from kdstats.sampling.laws import NoiseLaw
+from kdstats.streams import Seeds
+
+__all__ = [
+    "BLOCK",
+    "TrainingBlock",
+    "correlate",
+    "covariance_root",
+    "draw_responses",
+    "draw_training_block",
+    "initial_coefficients",
+]
+
+FloatArray = NDArray[np.float64]
+
+#: Students per block.
+BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingBlock:
+    """What one block of students is trained on.
+
+    Attributes
+    ----------
+    labels : (BLOCK, n, q) ndarray
+        One label per student and input: for ``multi_response`` the mean of its k rows, to which
+        their within-input sums of squares belong.
+    within : (BLOCK, n, q) ndarray
+        Sum of squares of the k responses around their mean.
+    counts : (BLOCK, n) ndarray of int or None
+        How often each student sees each input; None without resampling.
+    """
+
+    labels: FloatArray
+    within: FloatArray
+    counts: NDArray[np.int64] | None
+
+
+def draw_training_block(
+    problem: DistillationProblem, seeds: Seeds, block: int, law: NoiseLaw, smoother: Smoother | None = None
+) -> TrainingBlock:
+    """Draw the training sets of one block of students.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+    seeds : Seeds
+    block : int
+        Number of the block.
+    law : NoiseLaw
+        Shape of the teacher's noise.
+    smoother : Smoother, optional
+        Coefficient map of the student; needed for pilot students and chains of distillations.
+    """
+    responses = draw_responses(problem, seeds, block, law)
+    labels = responses.mean(axis=1)
+    within = ((responses - labels[:, None]) ** 2).sum(axis=1)
+    if problem.design.weighting is not None:
+        labels = _mix(problem, seeds, block, responses, smoother)
+    for generation in range(1, problem.design.n_generations):
+        assert smoother is not None
+        fitted = _fitted(
+            problem, smoother, labels, initial_coefficients(problem, seeds, block, f"generation {generation}")
+        )
+        responses = draw_responses(problem, seeds, block, law, mean=fitted, generation=generation)
+        labels = responses.mean(axis=1)
+        within = ((responses - labels[:, None]) ** 2).sum(axis=1)
+    return TrainingBlock(labels=labels, within=within, counts=_draw_counts(problem, seeds, block))
+
+
+def draw_responses(
+    problem: DistillationProblem,
+    seeds: Seeds,
+    block: int,
+    law: NoiseLaw,
+    *,
+    mean: FloatArray | None = None,
+    generation: int = 0,
+) -> FloatArray:
+    """Draw the teacher's k responses for one block of students, shape (BLOCK, k, n, q).
+
+    The teacher's fitting error is drawn once per student, in the first generation only: later
+    teachers are students, whose predictions come in as ``mean``, shape (BLOCK, n, q).
+    """
+    teacher, k = problem.teacher, problem.design.n_responses
+    shape = (BLOCK, k, teacher.n_inputs, teacher.n_outputs)
+    centre = teacher.mean_by_output[None] if mean is None else mean
+    if "teacher_output" not in problem.design.sources:
+        return np.array(np.broadcast_to(centre[:, None], shape))
+    path = (block,) if generation == 0 else (block, "generation", generation)
+    noise = correlate(law.sample(seeds.generator("teacher_output", *path), shape), teacher.response_correlation)
+    noise = _scale(noise, covariance_root(teacher.noise_variance if teacher.is_diagonal else teacher.covariance))
+    if teacher.fitting_covariance is not None and generation == 0:
+        fitting = seeds.generator("teacher_output", "fitting", block).standard_normal((BLOCK, 1, *shape[2:]))
+        noise += _scale(fitting, covariance_root(teacher.fitting_covariance))
+    return np.asarray(noise + centre[:, None])
+
+
+def correlate(noise: FloatArray, correlation: float) -> FloatArray:
+    """Give independent noise of variance 1 a common correlation along axis 1, keeping its variance.
+
+    Each response keeps its own innovation and takes a multiple of their mean, which reaches every
+    correlation from -1/(k-1) on.
+    """
+    if correlation == 0.0 or noise.shape[1] == 1:
+        return noise
+    if correlation == 1.0:
+        return np.repeat(noise[:, :1], noise.shape[1], axis=1)
+    k = noise.shape[1]
+    share = 1.0 - np.sqrt(max(0.0, 1.0 + k * correlation / (1.0 - correlation)))
+    return np.asarray(np.sqrt(1.0 - correlation) * (noise - share * noise.mean(axis=1, keepdims=True)))
+
+
+def covariance_root(covariance: FloatArray) -> FloatArray:
+    """Return standard deviations (of a scalar or vector) or the symmetric root of a covariance."""
+    if covariance.ndim < 2:
+        return np.asarray(np.sqrt(covariance))
+    values, vectors = scipy.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def initial_coefficients(
+    problem: DistillationProblem, seeds: Seeds, block: int, role: str = "student"
+) -> FloatArray | None:
+    """Draw the initial coefficients of one block of gradient-trained linear students.
+
+    Returns
+    -------
+    (BLOCK, P, q) ndarray, or None if the students start from 0 or are fitted exactly.
+    """
+    student = problem.student
+    assert isinstance(student, LinearStudent)
+    if student.training is None or "student_initialization" not in problem.design.sources:
+        return None
+    width = problem.teacher.n_features + int(student.fit_intercept)
+    generator = seeds.generator("student_initialization", role, block)
+    draws = generator.standard_normal((BLOCK, width, problem.teacher.n_outputs))
+    return np.asarray(student.training.initialization_sd * draws)
+
+
+def _scale(noise: FloatArray, root: FloatArray) -> FloatArray:
+    """Multiply noise of shape (..., n, q) by standard deviations or a root over the inputs."""
+    if root.ndim == 2:
+        return np.asarray(np.einsum("ij,bkjq->bkiq", root, noise, optimize=True))
+    return np.asarray(noise * (root[:, None] if root.ndim == 1 else root))
+
+
+def _fitted(
+    problem: DistillationProblem, smoother: Smoother, labels: FloatArray, initial: FloatArray | None
+) -> FloatArray:
+    """Predictions at the inputs of students trained on each label vector, shape (BLOCK, n, q)."""
+    fitted = np.einsum("ij,bjq->biq", smoother.raw_hat, labels, optimize=True)
+    if initial is not None and smoother.initial_map is not None:
+        fitted += np.einsum("ij,bjq->biq", smoother.raw_inputs @ smoother.initial_map, initial, optimize=True)
+    return np.asarray(fitted)
+
+
+def _mix(
+    problem: DistillationProblem, seeds: Seeds, block: int, responses: FloatArray, smoother: Smoother | None
+) -> FloatArray:
+    weighting, teacher = problem.design.weighting, problem.teacher
+    assert weighting is not None
+    assert smoother is not None
+    if weighting.weight_is_estimated:
+        empirical = responses.var(axis=1)
+        true = teacher.variances[:, None]
+        alpha = np.divide(true, empirical + true, out=np.ones_like(empirical), where=true > 0)
+        return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * teacher.mean_by_output)
+    alpha = mixing_weight(problem, weighting, smoother)[:, None]
+    if weighting.uses_pilot:
+        first, _ = pilot_split(problem.design.n_responses)
+        initial = initial_coefficients(problem, seeds, block, "pilot")
+        own = _fitted(problem, smoother, responses[:, :first].mean(axis=1), initial)
+        return np.asarray(alpha * responses[:, first:].mean(axis=1) + (1.0 - alpha) * own)
+    return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * _own_estimate(problem, seeds, block))
+
+
+def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> FloatArray:
+    """The student's own estimate before distillation: the oracle mean, or given numbers with their spread."""
+    weighting = problem.design.weighting
+    assert weighting is not None
+    if weighting.is_oracle:
+        return problem.teacher.mean_by_output[None]
+    assert weighting.student_variance is not None
+    estimate = np.asarray(weighting.student_estimate, dtype=np.float64)[None, None, :, None]
+    draws = seeds.generator("student_initialization", "own estimate", block).standard_normal(
+        (BLOCK, 1, problem.teacher.n_inputs, 1)
+    )
+    return np.asarray(estimate + _scale(draws, covariance_root(weighting.student_variance)))[:, 0]
+
+
+def _draw_counts(problem: DistillationProblem, seeds: Seeds, block: int) -> NDArray[np.int64] | None:
+    size, n = problem.resample_size, problem.teacher.n_inputs
+    if size is None:
+        return None
+    rows = seeds.generator("data_resampling", block).integers(n, size=(BLOCK, size))
+    counts = np.zeros((BLOCK, n), dtype=np.int64)
+    np.add.at(counts, (np.arange(BLOCK)[:, None], rows), 1)
+    return counts
