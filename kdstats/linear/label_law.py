@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.linear.smoother import Smoother
+from kdstats.linear.smoother import Smoother, as_full
 from kdstats.problem.design import VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 
-__all__ = ["LabelLaw", "initialization_variance", "label_law", "mixing_weight", "pilot_split"]
+__all__ = [
+    "LabelLaw",
+    "initialization_variance",
+    "label_law",
+    "mean_response_covariance",
+    "mixing_weight",
+    "pilot_split",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -37,22 +44,19 @@ class LabelLaw:
         A scalar variance, per-input variances or a full covariance; the same for every output.
     is_gaussian : bool
         Whether Gaussian responses give Gaussian labels.
-    within : (n,) ndarray
-        Expected sum of squares of the k responses around their mean, per input, where all of them
-        are kept as rows; else 0.
+    within : float
+        Expected sum over inputs of the (whitened) squares of the k responses around their mean,
+        where all of them are kept as rows; else 0.
     """
 
     mean: FloatArray
     covariance: FloatArray
     is_gaussian: bool
-    within: FloatArray
+    within: float
 
     def full_covariance(self) -> FloatArray:
         """The covariance as a matrix, shape (n, n)."""
-        n = self.mean.shape[0]
-        if self.covariance.ndim == 2:
-            return self.covariance
-        return np.diag(np.broadcast_to(self.covariance, (n,)))
+        return as_full(self.covariance, self.mean.shape[0])
 
 
 def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
@@ -61,9 +65,12 @@ def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
     k = design.n_responses
     mean = teacher.mean_by_output
     covariance = mean_response_covariance(problem, k)
-    within = np.zeros(teacher.n_inputs)
+    within = 0.0
     if design.strategy == "multi_response" and "teacher_output" in design.sources:
-        within = (k - 1) * (1.0 - teacher.response_correlation) * teacher.variances
+        trace = _trace(
+            smoother.whiten.covariance(mean_response_covariance(problem, 1, fitting=False)), teacher.n_inputs
+        )
+        within = (k - 1) * (1.0 - teacher.response_correlation) * trace
     gaussian = True
     if design.weighting is not None:
         mean, covariance = _mixture(problem, design.weighting, smoother)
@@ -116,8 +123,8 @@ def _diagonal(covariance: FloatArray, n: int) -> FloatArray:
     return np.diag(covariance) if covariance.ndim == 2 else np.broadcast_to(covariance, (n,))
 
 
-def _as_full(covariance: FloatArray, n: int) -> FloatArray:
-    return covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (n,)))
+def _trace(covariance: FloatArray, n: int) -> float:
+    return float(_diagonal(covariance, n).sum())
 
 
 def _known_moments(
@@ -146,7 +153,7 @@ def _pilot_covariances(problem: DistillationProblem, smoother: Smoother, first: 
     """Covariance of the pilot's predictions at the inputs, and of its labels with the averaged responses."""
     teacher, n = problem.teacher, problem.teacher.n_inputs
     hat = smoother.raw_hat
-    labels = _as_full(mean_response_covariance(problem, first), n)
+    labels = as_full(mean_response_covariance(problem, first), n)
     covariance = hat @ labels @ hat.T + _initialization_covariance(problem, smoother)
     shared = np.zeros((n, n))
     if "teacher_output" in problem.design.sources:
@@ -179,7 +186,7 @@ def _mixture(
         hat = smoother.raw_hat
         estimate_cov, shared = _pilot_covariances(problem, smoother, first)
         cross = np.outer(alpha, beta) * (shared @ hat.T)
-        responses = _as_full(mean_response_covariance(problem, second), n)
+        responses = as_full(mean_response_covariance(problem, second), n)
         covariance = np.outer(alpha, alpha) * responses + np.outer(beta, beta) * estimate_cov + cross + cross.T
         return (alpha * mean + beta * (hat @ mean))[:, None], covariance
     responses = mean_response_covariance(problem, k)
@@ -189,7 +196,7 @@ def _mixture(
     own = _scaled(weighting.student_variance, beta)
     covariance = _scaled(responses, alpha)
     if covariance.ndim != own.ndim:
-        covariance, own = _as_full(covariance, n), _as_full(own, n)
+        covariance, own = as_full(covariance, n), as_full(own, n)
     estimate = np.asarray(weighting.student_estimate, dtype=np.float64)
     return (alpha * mean + beta * estimate)[:, None], covariance + own
 
@@ -225,6 +232,6 @@ def _next_generation(
     problem: DistillationProblem, smoother: Smoother, mean: FloatArray, covariance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     n, hat = problem.teacher.n_inputs, smoother.raw_hat
-    passed = hat @ _as_full(covariance, n) @ hat.T + _initialization_covariance(problem, smoother)
-    fresh = _as_full(mean_response_covariance(problem, problem.design.n_responses, fitting=False), n)
+    passed = hat @ as_full(covariance, n) @ hat.T + _initialization_covariance(problem, smoother)
+    fresh = as_full(mean_response_covariance(problem, problem.design.n_responses, fitting=False), n)
     return hat @ mean, passed + fresh

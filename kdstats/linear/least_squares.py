@@ -9,8 +9,9 @@ keeps several digits more than normal equations or an unscaled pseudo-inverse.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg
@@ -27,7 +28,7 @@ FloatArray = NDArray[np.float64]
 CONDITION_WARNING = 1e8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Factorization:
     r"""Scaled, pivoted QR of a matrix M of full column rank, or its minimum-norm counterpart.
 
@@ -38,26 +39,24 @@ class Factorization:
     root : (P, r) ndarray
         G with :math:`GG' = (M'M)^{+}`; the variance of :math:`a'\hat\beta` for unit noise is
         :math:`\lVert G'a \rVert^2`.
-    basis : (n, r) ndarray
-        Orthonormal basis of the column space, so that the pseudo-inverse is ``root @ basis.T``.
     condition : float
         Condition number of the scaled columns (an estimate from the diagonal of R).
     """
 
     matrix: FloatArray
     root: FloatArray
-    basis: FloatArray
     condition: float
+    make_basis: Callable[[], FloatArray]
 
     @property
     def rank(self) -> int:
         """Numerical rank, r."""
         return int(self.root.shape[1])
 
-    @property
-    def pseudo_inverse(self) -> FloatArray:
-        """The map from right-hand sides to coefficients, shape (P, n)."""
-        return np.asarray(self.root @ self.basis.T)
+    @cached_property
+    def basis(self) -> FloatArray:
+        """Orthonormal basis Q of the column space, shape (n, r): the pseudo-inverse is ``root @ basis.T``."""
+        return self.make_basis()
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         """Return least-squares coefficients of each column of ``rhs``, refined once."""
@@ -95,7 +94,7 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
     n, width = matrix.shape
     scale = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
     scale[scale == 0.0] = 1.0
-    packed, pivots, reflectors, _, _ = lapack.dgeqp3(matrix / scale)
+    packed, pivots, reflectors, _, _ = lapack.dgeqp3(np.asfortranarray(matrix / scale), overwrite_a=1)
     order = pivots - 1
     size = min(n, width)
     diagonal = np.abs(np.diag(packed)[:size])
@@ -118,8 +117,12 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
     root = np.empty((width, width))
     root[order] = inverse
     root /= scale[:, None]
-    basis, _, _ = lapack.dorgqr(packed[:, :width], reflectors)
-    return Factorization(matrix=matrix, root=root, basis=basis, condition=condition)
+    return Factorization(
+        matrix=matrix,
+        root=root,
+        condition=condition,
+        make_basis=lambda: np.ascontiguousarray(lapack.dorgqr(packed, reflectors)[0]),
+    )
 
 
 def _minimum_norm(matrix: FloatArray) -> Factorization:
@@ -128,8 +131,8 @@ def _minimum_norm(matrix: FloatArray) -> Factorization:
     return Factorization(
         matrix=matrix,
         root=np.ascontiguousarray(right[keep].T / values[keep]),
-        basis=np.ascontiguousarray(left[:, keep]),
         condition=float(values[keep][0] / values[keep][-1]) if np.any(keep) else 1.0,
+        make_basis=lambda: np.ascontiguousarray(left[:, keep]),
     )
 
 

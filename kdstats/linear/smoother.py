@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import scipy.linalg
@@ -25,9 +26,54 @@ from kdstats.linear.least_squares import Factorization, factorize
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import GradientDescent, LinearStudent
 
-__all__ = ["Smoother", "augment", "smoother", "working_variance"]
+__all__ = ["Smoother", "Whitening", "as_full", "augment", "smoother", "working_whitening"]
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Whitening:
+    r"""Multiplication of arrays over the inputs by :math:`V^{-1/2}`.
+
+    Attributes
+    ----------
+    inverse_sd : (n,) ndarray or None
+        For a diagonal V.
+    lower : (n, n) ndarray or None
+        Cholesky factor of a full V.
+    mean_variance : float
+        Mean diagonal of V.
+    """
+
+    inverse_sd: FloatArray | None = None
+    lower: FloatArray | None = None
+    mean_variance: float = 1.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether V is the identity."""
+        return self.inverse_sd is None and self.lower is None
+
+    def __call__(self, array: FloatArray) -> FloatArray:
+        """Return the whitened array; its first dimension runs over the n inputs."""
+        if self.inverse_sd is not None:
+            return np.asarray(array * self.inverse_sd.reshape(-1, *(1,) * (array.ndim - 1)))
+        if self.lower is not None:
+            columns = array.reshape(array.shape[0], -1)
+            return np.asarray(scipy.linalg.solve_triangular(self.lower, columns, lower=True)).reshape(array.shape)
+        return array
+
+    def covariance(self, covariance: FloatArray) -> FloatArray:
+        """Return a whitened covariance, given as scalar, per input or full, in the fewest dimensions that hold it."""
+        if self.is_identity:
+            return covariance
+        if covariance.ndim < 2 and self.inverse_sd is not None:
+            return np.asarray(covariance * self.inverse_sd**2)
+        return self(self(as_full(covariance, self._size)).T)
+
+    @property
+    def _size(self) -> int:
+        return len(self.inverse_sd) if self.inverse_sd is not None else len(cast(FloatArray, self.lower))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,23 +89,40 @@ class Smoother:
         Training inputs, a column for the intercept first if there is one.
     inputs : (n, P) ndarray
         The same, whitened.
-    coefficient_map : (P, n) ndarray
-        F, from whitened labels to coefficients.
+    root : (P, r) ndarray
+    basis : (n, r) ndarray
+        Factors of the coefficient map, ``F = root @ basis.T``. For a student without penalty the
+        basis is orthonormal and ``root @ root.T`` is the covariance of the coefficients for unit noise.
     initial_map : (P, P) ndarray or None
         P, from initial coefficients to final ones; None for exact students.
     factorization : Factorization or None
         Of the whitened inputs, for exact students without penalty.
-    mean_working_variance : float
-        Mean diagonal of the working covariance V.
+    whiten : Whitening
+        By the working covariance V.
     """
 
     raw_inputs: FloatArray
     inputs: FloatArray
-    coefficient_map: FloatArray
+    root: FloatArray
     initial_map: FloatArray | None
+    make_basis: Callable[[], FloatArray]
     factorization: Factorization | None
-    whiten: Callable[[FloatArray], FloatArray]
-    mean_working_variance: float
+    whiten: Whitening
+
+    @property
+    def mean_working_variance(self) -> float:
+        """Mean diagonal of the working covariance V."""
+        return self.whiten.mean_variance
+
+    @cached_property
+    def basis(self) -> FloatArray:
+        """Right factor of the coefficient map, shape (n, r)."""
+        return self.make_basis()
+
+    @cached_property
+    def coefficient_map(self) -> FloatArray:
+        """F, from whitened labels to coefficients, shape (P, n)."""
+        return np.asarray(self.root @ self.basis.T)
 
     @cached_property
     def hat(self) -> FloatArray:
@@ -88,6 +151,11 @@ class Smoother:
         return np.asarray(self.coefficient_map @ labels)
 
 
+def as_full(covariance: FloatArray, n: int) -> FloatArray:
+    """Return a covariance, given as scalar, per input or full, as an (n, n) matrix."""
+    return covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (n,)))
+
+
 def augment(X: FloatArray, student: LinearStudent) -> FloatArray:
     """Return X with a leading column of ones if the student has an intercept."""
     if not student.fit_intercept:
@@ -95,8 +163,14 @@ def augment(X: FloatArray, student: LinearStudent) -> FloatArray:
     return np.hstack([np.ones((X.shape[0], 1)), X])
 
 
-def smoother(problem: DistillationProblem) -> Smoother:
+def smoother(problem: DistillationProblem, *, penalty_scale: float = 1.0) -> Smoother:
     """Return the coefficient map of a problem's linear student at the training inputs.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+    penalty_scale : float, default 1.0
+        Factor on the penalty, for students that see another number of rows than n.
 
     Raises
     ------
@@ -110,46 +184,47 @@ def smoother(problem: DistillationProblem) -> Smoother:
     student = problem.student
     assert isinstance(student, LinearStudent)
     multi = problem.design.strategy == "multi_response"
-    penalty = student.penalty / (problem.design.n_responses if multi else 1)
-    whiten, mean_variance = working_variance(problem)
+    penalty = penalty_scale * student.penalty / (problem.design.n_responses if multi else 1)
+    whiten = working_whitening(problem)
     raw = augment(problem.teacher.X, student)
     inputs = whiten(raw)
     names = (("intercept",) if student.fit_intercept else ()) + (problem.teacher.feature_names or ())
     factorization, initial_map = None, None
     if student.training is not None:
-        coefficient_map, initial_map = _gradient_steps(inputs, penalty, student.training, student.fit_intercept)
-    elif penalty > 0.0:
-        n = inputs.shape[0]
-        stacked = factorize(
-            np.vstack([inputs, _penalty_rows(inputs.shape[1], penalty, student.fit_intercept)]), names=names
+        root, basis, initial_map = _gradient_steps(
+            inputs, penalty, student.training, fit_intercept=student.fit_intercept
         )
-        coefficient_map = np.ascontiguousarray(stacked.pseudo_inverse[:, :n])
+    elif penalty > 0.0:
+        rows = _penalty_rows(inputs.shape[1], penalty, fit_intercept=student.fit_intercept)
+        stacked = factorize(np.vstack([inputs, rows]), names=names)
+        root, basis = stacked.root, np.ascontiguousarray(stacked.basis[: inputs.shape[0]])
     else:
         factorization = _factorize(inputs, names, student)
-        coefficient_map = factorization.pseudo_inverse
+        root, basis = factorization.root, None
     return Smoother(
         raw_inputs=raw,
         inputs=inputs,
-        coefficient_map=coefficient_map,
+        root=root,
         initial_map=initial_map,
+        make_basis=(lambda: basis) if basis is not None else (lambda: cast(Factorization, factorization).basis),
         factorization=factorization,
         whiten=whiten,
-        mean_working_variance=mean_variance,
     )
 
 
-def working_variance(problem: DistillationProblem) -> tuple[Callable[[FloatArray], FloatArray], float]:
-    """Return the whitening by the student's working covariance V, and V's mean diagonal."""
+def working_whitening(problem: DistillationProblem) -> Whitening:
+    """Return the whitening by the student's working covariance V.
+
+    Estimated weights tend to the inverse of the true variances, which stand in for them here.
+    """
     student, teacher = problem.student, problem.teacher
     assert isinstance(student, LinearStudent)
     if student.weights is not None:
-        # Estimated weights tend to the inverse of the true variances.
-        variances = (
-            teacher.variances if student.weights_are_estimated else 1.0 / np.asarray(student.weights, dtype=float)
-        )
-        return _diagonal_whitening(variances, "weights='estimated'")
+        if student.weights_are_estimated:
+            return _diagonal_whitening(teacher.variances, "weights='estimated'")
+        return _diagonal_whitening(1.0 / np.asarray(student.weights, dtype=np.float64), "weights")
     if student.covariance is None:
-        return (lambda array: array), 1.0
+        return Whitening()
     if isinstance(student.covariance, str):
         if teacher.is_diagonal:
             return _diagonal_whitening(teacher.variances, "covariance='teacher'")
@@ -160,20 +235,14 @@ def working_variance(problem: DistillationProblem) -> tuple[Callable[[FloatArray
         lower = scipy.linalg.cholesky(matrix, lower=True)
     except np.linalg.LinAlgError:
         raise invalid("covariance", "be positive definite", "a singular matrix") from None
-    return (
-        lambda array: np.asarray(
-            scipy.linalg.solve_triangular(lower, array.reshape(len(lower), -1), lower=True)
-        ).reshape(array.shape),
-        float(np.mean(np.diag(matrix))),
-    )
+    return Whitening(lower=lower, mean_variance=float(np.mean(np.diag(matrix))))
 
 
-def _diagonal_whitening(variances: FloatArray, wish: str) -> tuple[Callable[[FloatArray], FloatArray], float]:
+def _diagonal_whitening(variances: FloatArray, wish: str) -> Whitening:
     if (variances <= 0.0).any():
         where = int(np.argmin(variances))
         raise invalid("noise_variance", f"be greater than 0 at every input with {wish}", f"0 at index {where}")
-    inverse_sd = 1.0 / np.sqrt(variances)
-    return (lambda array: array * inverse_sd.reshape(-1, *(1,) * (array.ndim - 1))), float(np.mean(variances))
+    return Whitening(inverse_sd=1.0 / np.sqrt(variances), mean_variance=float(np.mean(variances)))
 
 
 def _factorize(inputs: FloatArray, names: tuple[str, ...], student: LinearStudent) -> Factorization:
@@ -196,28 +265,27 @@ def _minimum_norm_free_intercept(inputs: FloatArray) -> Factorization:
     root[0, 1:] = -shares @ inner.root
     root[1:, 1:] = inner.root
     basis = np.column_stack([ones / length, inner.basis])
-    return Factorization(matrix=inputs, root=root, basis=basis, condition=inner.condition)
+    return Factorization(matrix=inputs, root=root, condition=inner.condition, make_basis=lambda: basis)
 
 
-def _penalty_rows(width: int, penalty: float, fit_intercept: bool) -> FloatArray:  # noqa: FBT001
+def _penalty_rows(width: int, penalty: float, *, fit_intercept: bool) -> FloatArray:
     rows = np.sqrt(penalty) * np.eye(width)
     return rows[1:] if fit_intercept else rows
 
 
 def _gradient_steps(
-    inputs: FloatArray,
-    penalty: float,
-    training: GradientDescent,
-    fit_intercept: bool,  # noqa: FBT001
-) -> tuple[FloatArray, FloatArray]:
-    r"""Maps after T steps on the mean loss, from the singular values of the stacked inputs.
+    inputs: FloatArray, penalty: float, training: GradientDescent, *, fit_intercept: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    r"""Factors of F, and P, after T steps on the mean loss, from the singular values of the stacked inputs.
 
     With :math:`M = [X; \sqrt\lambda D] = USV'` the step is
     :math:`w \leftarrow w - (2\eta/n)(M'Mw - X'y)`, so direction i contracts by
     :math:`a_i = 1 - 2\eta s_i^2/n` and :math:`F = V\,\mathrm{diag}((1 - a_i^T)/s_i)\,U_X'`.
     """
     n, width = inputs.shape
-    stacked = np.vstack([inputs, _penalty_rows(width, penalty, fit_intercept)]) if penalty > 0 else inputs
+    stacked = inputs
+    if penalty > 0.0:
+        stacked = np.vstack([inputs, _penalty_rows(width, penalty, fit_intercept=fit_intercept)])
     left, values, right = scipy.linalg.svd(stacked, full_matrices=False)
     shrink = 2.0 * training.learning_rate * values**2 / n
     if shrink[0] >= 2.0:
@@ -226,13 +294,13 @@ def _gradient_steps(
             f"be less than {2.0 * training.learning_rate / shrink[0]:.4g} for these inputs, or the steps diverge",
             training.learning_rate,
         )
-    with np.errstate(divide="ignore"):
-        power = training.n_steps * np.log(np.abs(1.0 - shrink))
-        precise = np.where(shrink < 0.5, training.n_steps * np.log1p(-np.minimum(shrink, 0.5)), power)
-    sign = np.where((shrink > 1.0) & (training.n_steps % 2 == 1), -1.0, 1.0)
-    contraction = sign * np.exp(precise)
-    learned = np.where(sign > 0, -np.expm1(precise), 1.0 - contraction)
-    gain = np.divide(learned, values, out=np.zeros_like(values), where=values > 0)
-    coefficient_map = (right.T * gain) @ left[:n].T
-    initial_map = np.eye(width) - (right.T * learned) @ right
-    return coefficient_map, initial_map
+    learned = _learned_share(shrink, training.n_steps)
+    gain = np.divide(learned, values, out=np.zeros_like(values), where=values > 0.0)
+    return right.T * gain, np.ascontiguousarray(left[:n]), np.eye(width) - (right.T * learned) @ right
+
+
+def _learned_share(shrink: FloatArray, n_steps: int) -> FloatArray:
+    """Return 1 - (1 - shrink)^T without cancellation for small shrink."""
+    small = shrink < 0.5
+    careful = -np.expm1(n_steps * np.log1p(-np.where(small, shrink, 0.0)))
+    return np.asarray(np.where(small, careful, 1.0 - (1.0 - shrink) ** n_steps))
