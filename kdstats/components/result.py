@@ -91,7 +91,9 @@ class VarianceComponents:
         scale = np.abs(inter) + np.abs(intra)
         gap = np.abs(total - inter - intra)
         if (gap > SUM_TOLERANCE * scale).any():
-            raise invalid("total", "equal inter_student + intra_student", f"a gap of {np.nanmax(gap):.3g}", EstimationError)
+            raise invalid(
+                "total", "equal inter_student + intra_student", f"a gap of {np.nanmax(gap):.3g}", EstimationError
+            )
         as_choice("attrs['exactness']", self.attrs.get("exactness"), EXACTNESS)
         if "engine" not in self.attrs:
             raise invalid("attrs", "name the engine", "no 'engine'", EstimationError)
@@ -109,6 +111,7 @@ class VarianceComponents:
         intra_student_se: Any = 0.0,
         total_se: Any = 0.0,
         leading: Mapping[str, Sequence[Any]] | None = None,
+        output_labels: Sequence[Any] | None = None,
         **rest: Any,
     ) -> VarianceComponents:
         """Build the answer from plain arrays of shape ``(*leading, m, q)``.
@@ -125,18 +128,24 @@ class VarianceComponents:
             Standard errors.
         leading : mapping, optional
             Name and labels of each leading dim of a grid.
+        output_labels : sequence, optional
+            Labels of the outputs. Default: 0, 1, ...
         **rest
             Further fields of the constructor.
         """
         leading = dict(leading or {})
         dims = (*leading, "point", "output")
         shape = np.broadcast_shapes(np.shape(inter_student), np.shape(intra_student))
-        coords = {**leading, "point": _label_array(point_labels), "output": np.arange(shape[-1])}
+        outputs = range(shape[-1]) if output_labels is None else output_labels
+        coords = {**leading, "point": _label_array(point_labels), "output": _label_array(outputs)}
 
         def dataset(inter: Any, intra: Any, total: Any) -> xr.Dataset:
             arrays = (inter, intra, total)
             return xr.Dataset(
-                {name: (dims, np.array(np.broadcast_to(a, shape), dtype=float)) for name, a in zip(COMPONENTS, arrays, strict=True)},
+                {
+                    name: (dims, np.array(np.broadcast_to(a, shape), dtype=float))
+                    for name, a in zip(COMPONENTS, arrays, strict=True)
+                },
                 coords=coords,
             )
 

@@ -1,0 +1,277 @@
+r"""Intervals for variance components, and the average over correlated points.
+
+Which interval an answer gets:
+
+========================================  ==========================================================
+answer                                    method
+========================================  ==========================================================
+exact                                     width 0
+``draws``                                 equal-tailed quantiles
+``mean_squares``, r >= 2 replicates       inter: modified large sample for a difference of mean
+                                          squares [1]_; intra: chi-square; total: modified large
+                                          sample for a sum [2]_
+``mean_squares``, known variances         inter: chi-square; intra: Student t over students; total:
+                                          recovered from the other two and their correlation [3]_
+otherwise (Monte Carlo, ...)              Gaussian, estimate +- z standard errors
+========================================  ==========================================================
+
+References
+----------
+.. [1] Ting, N., Burdick, R. K., Graybill, F. A., Jeyaratnam, S. & Lu, T.-F. C. (1990), J. Statist.
+   Comput. Simul. 35; Burdick, R. K. & Graybill, F. A. (1992), *Confidence Intervals on Variance
+   Components*.
+.. [2] Graybill, F. A. & Wang, C.-M. (1980), J. Amer. Statist. Assoc. 75.
+.. [3] Zou, G. Y. & Donner, A. (2008), Statist. Med. 27.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import chdtri, fdtri, ndtri, stdtrit
+
+from kdstats.components.result import COMPONENTS, VarianceComponents
+from kdstats.errors import EstimationError, invalid
+from kdstats.problem.validation import as_choice, as_probability
+
+__all__ = ["average", "interval"]
+
+FloatArray = NDArray[np.float64]
+
+BOUNDS = ("lower", "upper")
+#: Degrees of freedom that stand for infinitely many.
+MAX_DF = 1e9
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Margin:
+    """Distances from an estimate down to its lower and up to its upper bound."""
+
+    below: FloatArray
+    above: FloatArray
+
+
+def interval(components: VarianceComponents, prob: float = 0.95, *, students: str = "gaussian") -> xr.Dataset:
+    """Return two-sided intervals of each component at each point.
+
+    Parameters
+    ----------
+    components : VarianceComponents
+    prob : float, default 0.95
+        Coverage at each point (not over all points at once).
+    students : {"gaussian", "any"}, default "gaussian"
+        Law of the student means and replicate errors behind sampled mean squares. ``"any"`` replaces
+        each mean square's degrees of freedom by ``2 estimate^2 / standard_error^2`` with the
+        standard error from the students' own spread, which carries their kurtosis; it needs some
+        hundred students to know it.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of ``estimate`` with a last dim ``ci_bound`` (``lower``, ``upper``). A lower
+        bound of ``inter_student`` may be negative: the data do not exclude 0.
+
+    Raises
+    ------
+    EstimationError
+        ``students="any"`` where the mean squares carry no standard errors.
+    """
+    prob = as_probability("prob", prob)
+    as_choice("students", students, ("gaussian", "any"))
+    if components.exactness != "exact" and components.draws is not None:
+        return _quantiles(components, prob)
+    if components.exactness == "exact":
+        margins = {name: _gaussian(np.zeros_like(components.estimate[name].values), prob) for name in COMPONENTS}
+    elif components.mean_squares is None:
+        margins = {name: _gaussian(components.standard_error[name].values, prob) for name in COMPONENTS}
+    elif components.mean_squares.attrs["n_replicates"] == 0:
+        margins = _known_margins(components, prob, students)
+    else:
+        margins = _sampled_margins(components, prob, students)
+    bounds = {}
+    for name, margin in margins.items():
+        estimate = components.estimate[name]
+        stacked = np.stack([estimate.values - margin.below, estimate.values + margin.above], axis=-1)
+        bounds[name] = ((*estimate.dims, "ci_bound"), stacked)
+    return xr.Dataset(bounds, coords={**components.estimate.coords, "ci_bound": list(BOUNDS)}, attrs={"prob": prob})
+
+
+def average(components: VarianceComponents) -> VarianceComponents:
+    r"""Average over points and outputs; leading dims stay.
+
+    Parameters
+    ----------
+    components : VarianceComponents
+
+    Returns
+    -------
+    VarianceComponents
+        One point labelled ``"average"`` and one output 0. Its ``mean_squares`` have the degrees of
+        freedom of the average, so that :func:`interval` holds its coverage; the average of exact
+        components is exact.
+
+    Notes
+    -----
+    Query points share the students, so the average of their mean squares has
+    :math:`\nu = (S-1)(\mathrm{tr}\,C)^2/\mathrm{tr}\,C^2` degrees of freedom (Satterthwaite; C the
+    covariance of the student means), not :math:`m(S-1)`. The replicate errors have their own effective
+    rank, ``attrs["effective_rank_within"]``: m when points are sampled independently, 1 when one draw
+    serves them all. An effective rank that is not in ``attrs`` counts as 1, which can only make
+    intervals too wide. Standard errors are those of ``attrs["average_standard_error"]`` where the
+    estimation recorded them, else the mean standard error divided by the root of the effective rank.
+    """
+    total = components.estimate["total"]
+    n_cells, leading = total.shape[-2] * total.shape[-1], total.shape[:-2]
+    rank = _rank(components.attrs, "effective_rank", leading)
+    recorded = dict(components.attrs.get("average_standard_error") or {}) if n_cells > 1 else {}
+    draws = None if components.draws is None else _mean(components.draws)
+    mean_squares = None
+    if components.mean_squares is not None:
+        rank_within = _rank(components.attrs, "effective_rank_within", leading)
+        mean_squares = _averaged_squares(components.mean_squares, rank=rank, rank_within=rank_within, recorded=recorded)
+    attrs = {name: value for name, value in components.attrs.items() if name != "average_standard_error"}
+    return replace(
+        components,
+        estimate=_mean(components.estimate),
+        standard_error=_averaged_errors(components, rank=rank, recorded=recorded, draws=draws),
+        attrs={**attrs, "effective_rank": 1.0, "effective_rank_within": 1.0, "averaged_over": n_cells},
+        draws=draws,
+        mean_squares=mean_squares,
+        covariance=None,
+        student_predictions=None,
+    )
+
+
+def _averaged_errors(
+    components: VarianceComponents, *, rank: FloatArray, recorded: Mapping[str, float], draws: xr.Dataset | None
+) -> xr.Dataset:
+    errors = _mean(components.standard_error)
+    if draws is not None:
+        return xr.Dataset({name: draws[name].std(("chain", "draw")) for name in COMPONENTS}, coords=errors.coords)
+    for name in COMPONENTS:
+        if name in recorded:
+            errors[name].values[...] = recorded[name]
+    if "total" not in recorded:
+        errors["inter_student"].values /= np.sqrt(rank)[..., None, None]
+        bound = errors["inter_student"].values + errors["intra_student"].values
+        errors["total"].values = np.minimum(errors["total"].values, bound)
+    return errors
+
+
+def _averaged_squares(
+    squares: xr.Dataset, *, rank: FloatArray, rank_within: FloatArray, recorded: Mapping[str, float]
+) -> xr.Dataset:
+    averaged = _mean(squares)
+    for name in ("between", "within"):
+        if f"{name}_se" in averaged and name in recorded:
+            averaged[f"{name}_se"].values[...] = recorded[name]
+    if "between_se" in averaged and "between" not in recorded:
+        averaged["between_se"].values /= np.sqrt(rank)[..., None, None]
+    sampled = squares.attrs["n_replicates"] > 0
+    df_between, df_within = rank * squares.attrs["df_between"], rank_within * squares.attrs["df_within"]
+    return averaged.assign_attrs(
+        df_between=df_between if df_between.ndim else float(df_between),
+        df_within=squares.attrs["df_within"] if not sampled else df_within if df_within.ndim else float(df_within),
+    )
+
+
+def _mean(dataset: xr.Dataset) -> xr.Dataset:
+    """Average the last two dims, point and output, into one point "average" and one output 0."""
+    averaged = {
+        name: (array.dims, array.values.mean(axis=(-2, -1), keepdims=True)) for name, array in dataset.data_vars.items()
+    }
+    first = next(iter(dataset.data_vars.values()))
+    leading = {dim: dataset.coords[dim] for dim in first.dims[:-2] if dim in dataset.coords}
+    return xr.Dataset(averaged, coords={**leading, "point": ["average"], "output": [0]}, attrs=dataset.attrs)
+
+
+def _rank(attrs: Mapping[str, Any], name: str, leading: tuple[int, ...]) -> FloatArray:
+    value = attrs.get(name)
+    return np.array(np.broadcast_to(1.0 if value is None else np.asarray(value, dtype=float), leading))
+
+
+def _quantiles(components: VarianceComponents, prob: float) -> xr.Dataset:
+    assert components.draws is not None
+    tails = [(1 - prob) / 2, (1 + prob) / 2]
+    bounds = components.draws[list(COMPONENTS)].quantile(tails, dim=("chain", "draw")).rename(quantile="ci_bound")
+    return bounds.assign_coords(ci_bound=list(BOUNDS)).transpose(..., "ci_bound").assign_attrs(prob=prob)
+
+
+def _gaussian(standard_error: FloatArray, prob: float) -> _Margin:
+    margin = ndtri((1 + prob) / 2) * standard_error
+    return _Margin(below=margin, above=margin)
+
+
+def _known_margins(components: VarianceComponents, prob: float, students: str) -> dict[str, _Margin]:
+    """Inter from a chi-square; intra from a t over students; total recovered from both with their correlation."""
+    squares, errors = components.mean_squares, components.standard_error
+    assert squares is not None
+    between = squares["between"].values
+    lower, upper = _chi_square(_degrees("between", squares, students), prob)
+    inter = _Margin(below=lower * between, above=upper * between)
+    n_students = components.n_students or int(np.min(squares.attrs["df_between"])) + 1
+    spread = stdtrit(n_students - 1, (1 + prob) / 2) * errors["intra_student"].values
+    se_inter, se_intra, se_total = (errors[name].values for name in COMPONENTS)
+    product = 2 * se_inter * se_intra
+    shared = se_total**2 - se_inter**2 - se_intra**2
+    correlation = np.clip(np.divide(shared, product, out=np.zeros_like(product), where=product > 0), -1, 1)
+
+    def recovered(margin: FloatArray) -> FloatArray:
+        return np.asarray(np.sqrt(margin**2 + spread**2 + 2 * correlation * margin * spread))
+
+    return {
+        "inter_student": inter,
+        "intra_student": _Margin(below=spread, above=spread),
+        "total": _Margin(below=recovered(inter.below), above=recovered(inter.above)),
+    }
+
+
+def _sampled_margins(components: VarianceComponents, prob: float, students: str) -> dict[str, _Margin]:
+    """Modified large-sample margins for between - within/r, within and between + (1 - 1/r) within."""
+    squares = components.mean_squares
+    assert squares is not None
+    r = float(squares.attrs["n_replicates"])
+    b, w = squares["between"].values, squares["within"].values
+    df_b, df_w = (_degrees(name, squares, students) for name in ("between", "within"))
+    (g_b, h_b), (g_w, h_w) = _chi_square(df_b, prob), _chi_square(df_w, prob)
+    tail = (1 - prob) / 2
+    f_high, f_low = fdtri(df_b, df_w, 1 - tail), fdtri(df_b, df_w, tail)
+    cross_low = ((f_high - 1) ** 2 - (g_b * f_high) ** 2 - h_w**2) / f_high
+    cross_high = ((1 - f_low) ** 2 - (h_b * f_low) ** 2 - g_w**2) / f_low
+    first, second, both = b**2, (w / r) ** 2, b * w / r
+    rest = (1 - 1 / r) * w
+    return {
+        "inter_student": _Margin(
+            below=_root(g_b**2 * first + h_w**2 * second + cross_low * both),
+            above=_root(h_b**2 * first + g_w**2 * second + cross_high * both),
+        ),
+        "intra_student": _Margin(below=g_w * w, above=h_w * w),
+        "total": _Margin(below=np.hypot(g_b * b, g_w * rest), above=np.hypot(h_b * b, h_w * rest)),
+    }
+
+
+def _root(square: FloatArray) -> FloatArray:
+    return np.sqrt(np.maximum(square, 0.0))
+
+
+def _chi_square(df: FloatArray, prob: float) -> tuple[FloatArray, FloatArray]:
+    """Distances, relative to the mean square, down to the lower and up to the upper chi-square bound."""
+    tail = (1 - prob) / 2
+    return 1 - df / chdtri(df, tail), df / chdtri(df, 1 - tail) - 1
+
+
+def _degrees(name: str, squares: xr.Dataset, students: str) -> FloatArray:
+    """Degrees of freedom of a mean square, shaped to broadcast against it."""
+    if students == "gaussian":
+        df = np.asarray(squares.attrs[f"df_{name}"], dtype=float)
+        return df[..., None, None] if df.ndim else df
+    if f"{name}_se" not in squares:
+        raise invalid("students", "be 'gaussian' where mean squares have no errors", students, EstimationError)
+    estimate, error = squares[name].values, squares[f"{name}_se"].values
+    ratio = np.divide(estimate, error, out=np.full_like(estimate, np.inf), where=error > 0)
+    return np.asarray(np.minimum(2 * ratio**2, MAX_DF))
