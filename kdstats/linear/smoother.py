@@ -296,7 +296,8 @@ def _gradient_steps(
         )
     learned = _learned_share(shrink, training.n_steps)
     gain = np.divide(learned, values, out=np.zeros_like(values), where=values > 0.0)
-    return right.T * gain, np.ascontiguousarray(left[:n]), np.eye(width) - (right.T * learned) @ right
+    initial_map = np.eye(width) - (right.T * learned) @ right
+    return np.asarray(right.T * gain), np.ascontiguousarray(left[:n]), initial_map
 
 
 def _learned_share(shrink: FloatArray, n_steps: int) -> FloatArray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_choice, as_count, as_covariance, as_labels, as_matrix
@@ -48,6 +48,16 @@ class VarianceWeighting:
     student_estimate: str | NDArray[np.float64] = "pilot"
     student_variance: NDArray[np.float64] | None = None
     weight: str | NDArray[np.float64] = "known"
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            *,
+            student_estimate: str | ArrayLike = "pilot",
+            student_variance: ArrayLike | None = None,
+            weight: str | ArrayLike = "known",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.student_estimate, str):
@@ -137,6 +147,21 @@ class Design:
     weighting: VarianceWeighting | None = field(default=None, kw_only=True)
     n_generations: int = field(default=1, kw_only=True)
     point_labels: tuple[Any, ...] | None = field(default=None, kw_only=True)
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            X_query: ArrayLike | None = None,
+            *,
+            n_responses: int = 1,
+            strategy: str | None = None,
+            sources: Iterable[str] | None = None,
+            resample_size: int | None = None,
+            weighting: VarianceWeighting | None = None,
+            n_generations: int = 1,
+            point_labels: Iterable[Any] | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         k = as_count("n_responses", self.n_responses)

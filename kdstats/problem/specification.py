@@ -5,6 +5,7 @@ Also its text form. A problem written to TOML and read back is the same problem 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tomllib
 from dataclasses import dataclass, fields, replace
@@ -160,8 +161,11 @@ class DistillationProblem:
         return replace(self, student=replace(self.student, **changes))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the problem's text form, which identifies it."""
-        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+        """Return a SHA-256 over every field, which identifies the problem."""
+        digest = hashlib.sha256()
+        for part in _KINDS:
+            _update(digest, part, getattr(self, part))
+        return digest.hexdigest()
 
     def to_toml(self) -> str:
         """Return the problem as TOML text; floats are written so that they read back bit for bit."""
@@ -196,6 +200,20 @@ class DistillationProblem:
         if missing:
             raise invalid("source", "have the tables teacher, student and design", f"no [{missing[0]}]")
         return cls(**{part: _from_table(part, document[part]) for part in _KINDS})
+
+
+def _update(digest: Any, path: str, value: Any) -> None:
+    """Feed one field, or the fields of one description, to a digest."""
+    if dataclasses.is_dataclass(value):
+        digest.update(f"{path}:{type(value).__name__};".encode())
+        for item in fields(value):
+            _update(digest, f"{path}.{item.name}", getattr(value, item.name))
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{path}:{value.shape};".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    else:
+        shown = sorted(value) if isinstance(value, frozenset) else value
+        digest.update(f"{path}={shown!r};".encode())
 
 
 def _to_table(part: str, value: Any) -> dict[str, Any]:

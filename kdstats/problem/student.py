@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdstats.errors import invalid
 from kdstats.problem.validation import (
@@ -102,6 +102,20 @@ class LinearStudent:
     training: GradientDescent | None = None
     minimum_norm: bool = False
     residual_variance: str = "unbiased"
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            *,
+            penalty: float = 0.0,
+            fit_intercept: bool = True,
+            weights: ArrayLike | str | None = None,
+            covariance: ArrayLike | str | None = None,
+            training: GradientDescent | None = None,
+            minimum_norm: bool = False,
+            residual_variance: str = "unbiased",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", as_number("penalty", self.penalty, minimum=0.0))

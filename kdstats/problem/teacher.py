@@ -7,10 +7,10 @@ nothing and computes nothing; engines do.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_covariance, as_labels, as_matrix, as_number, frozen
@@ -67,6 +67,20 @@ class GaussianTeacher:
     input_correlation: float = field(default=0.0, kw_only=True)
     fitting_covariance: NDArray[np.float64] | None = field(default=None, kw_only=True)
     feature_names: tuple[str, ...] | None = field(default=None, kw_only=True)
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            X: ArrayLike,
+            mean: ArrayLike,
+            *,
+            noise_variance: ArrayLike = 1.0,
+            response_correlation: float = 0.0,
+            input_correlation: float = 0.0,
+            fitting_covariance: ArrayLike | None = None,
+            feature_names: tuple[str, ...] | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         names = self.feature_names if self.feature_names is not None else _column_names(self.X)

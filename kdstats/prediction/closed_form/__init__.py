@@ -1,0 +1,21 @@
+"""Closed forms for linear students: components, grids, the law of the test error, limits."""
+
+from kdstats.prediction.closed_form.budget import BudgetPlan, fixed_budget_variance, optimal_responses
+from kdstats.prediction.closed_form.engine import predict
+from kdstats.prediction.closed_form.grid import predict_grid
+from kdstats.prediction.closed_form.high_dimensional import high_dimensional_variance
+from kdstats.prediction.closed_form.mse import MSEDistribution, mse_distribution, mse_per_student
+from kdstats.prediction.closed_form.quadratic_form import QuadraticForm
+
+__all__ = [
+    "BudgetPlan",
+    "MSEDistribution",
+    "QuadraticForm",
+    "fixed_budget_variance",
+    "high_dimensional_variance",
+    "mse_distribution",
+    "mse_per_student",
+    "optimal_responses",
+    "predict",
+    "predict_grid",
+]
