@@ -24,6 +24,7 @@ __all__ = ["Factorization", "factorize"]
 
 FloatArray = NDArray[np.float64]
 
+EPSILON = float(np.finfo(np.float64).eps)
 #: Condition number of the scaled columns beyond which a warning tells the digits to expect.
 CONDITION_WARNING = 1e8
 
@@ -93,12 +94,12 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
     """
     n, width = matrix.shape
     scale = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
-    scale[scale == 0.0] = 1.0
-    packed, pivots, reflectors, _, _ = lapack.dgeqp3(np.asfortranarray(matrix / scale), overwrite_a=1)
+    if not scale.all():
+        scale[scale == 0.0] = 1.0
+    packed, pivots, reflectors, _, _ = lapack.dgeqp3(np.divide(matrix, scale, order="F"), overwrite_a=1)
     order = pivots - 1
-    size = min(n, width)
-    diagonal = np.abs(np.diag(packed)[:size])
-    tolerance = max(n, width) * np.finfo(np.float64).eps * (diagonal[0] if size else 0.0)
+    diagonal = np.abs(packed.diagonal())
+    tolerance = max(n, width) * EPSILON * diagonal[0]
     rank = int((diagonal > tolerance).sum())
     if rank < width:
         if minimum_norm:
@@ -113,9 +114,8 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
             PrecisionWarning,
             stacklevel=2,
         )
-    inverse, _ = lapack.dtrtri(np.triu(packed[:width]), lower=0)
     root = np.empty((width, width))
-    root[order] = inverse
+    root[order] = lapack.dtrtrs(packed[:width], np.eye(width), lower=0, overwrite_b=1)[0]
     root /= scale[:, None]
     return Factorization(
         matrix=matrix,
@@ -127,7 +127,7 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
 
 def _minimum_norm(matrix: FloatArray) -> Factorization:
     left, values, right = scipy.linalg.svd(matrix, full_matrices=False)
-    keep = values > max(matrix.shape) * np.finfo(np.float64).eps * values[0] if values.size else []
+    keep = values > max(matrix.shape) * EPSILON * values[0] if values.size else []
     return Factorization(
         matrix=matrix,
         root=np.ascontiguousarray(right[keep].T / values[keep]),

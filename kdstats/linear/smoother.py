@@ -259,17 +259,17 @@ def _minimum_norm_free_intercept(inputs: FloatArray) -> Factorization:
     ones, slopes = inputs[:, 0], inputs[:, 1:]
     shares = ones @ slopes / (ones @ ones)
     inner = factorize(slopes - np.outer(ones, shares), names=[""] * slopes.shape[1], minimum_norm=True)
-    length = np.sqrt(ones @ ones)
+    length = float(np.sqrt(ones @ ones))
     root = np.zeros((inputs.shape[1], inner.rank + 1))
     root[0, 0] = 1.0 / length
     root[0, 1:] = -shares @ inner.root
     root[1:, 1:] = inner.root
-    basis = np.column_stack([ones / length, inner.basis])
+    basis: FloatArray = np.column_stack([ones / length, inner.basis])
     return Factorization(matrix=inputs, root=root, condition=inner.condition, make_basis=lambda: basis)
 
 
 def _penalty_rows(width: int, penalty: float, *, fit_intercept: bool) -> FloatArray:
-    rows = np.sqrt(penalty) * np.eye(width)
+    rows: FloatArray = np.sqrt(penalty) * np.eye(width)
     return rows[1:] if fit_intercept else rows
 
 
