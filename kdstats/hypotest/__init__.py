@@ -1,0 +1,47 @@
+"""Tests of a prediction against an observation; knows only VarianceComponents.
+
+``compare`` runs them together and gives a verdict; each is a function of its own here.
+"""
+
+from kdstats.hypotest.covariance import CovarianceResult, covariance_test
+from kdstats.hypotest.equality import EqualityResult, PointwiseResult, equality_test, pointwise_test
+from kdstats.hypotest.equivalence import EquivalenceResult, equivalence_test
+from kdstats.hypotest.mse import MseResult, mse_test
+from kdstats.hypotest.multiplicity import adjust_pvalues
+from kdstats.hypotest.power import (
+    df_for_equality,
+    df_for_equivalence,
+    equality_power,
+    equivalence_power,
+    students_for_equality,
+    students_for_equivalence,
+)
+from kdstats.hypotest.rate import FloorResult, RateResult, rate_test
+from kdstats.hypotest.ratio_law import ConfidenceInterval
+from kdstats.hypotest.verdict import Comparison, compare
+
+__all__ = [
+    "Comparison",
+    "ConfidenceInterval",
+    "CovarianceResult",
+    "EqualityResult",
+    "EquivalenceResult",
+    "FloorResult",
+    "MseResult",
+    "PointwiseResult",
+    "RateResult",
+    "adjust_pvalues",
+    "compare",
+    "covariance_test",
+    "df_for_equality",
+    "df_for_equivalence",
+    "equality_power",
+    "equality_test",
+    "equivalence_power",
+    "equivalence_test",
+    "mse_test",
+    "pointwise_test",
+    "rate_test",
+    "students_for_equality",
+    "students_for_equivalence",
+]

@@ -1,0 +1,108 @@
+"""The printed form of a comparison."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kdstats.hypotest.verdict import Comparison
+
+__all__ = ["summary"]
+
+WIDTH = 86
+NAMES = {
+    "equality": "equality of the average",
+    "equivalence": "equivalence of the average",
+    "pointwise": "equality at every point",
+    "covariance": "covariance between points",
+    "inter_student": "equality, inter-student",
+    "intra_student": "equality, intra-student",
+    "total": "equality, total",
+}
+
+
+def summary(comparison: Comparison) -> str:
+    """Return the table: header, one line per test, verdict, notes."""
+    title = "Prediction against observation".center(WIDTH).rstrip()
+    needed = comparison.n_students_needed
+    equality: Any = comparison.tests["equality"]
+    header = [
+        _pair("Component:", comparison.component, "Students observed:", f"{comparison.n_students:,}"),
+        _pair(
+            "Predicted by:",
+            f"{comparison.predicted_engine} ({comparison.exactness})",
+            "Points x outputs:",
+            _size(comparison),
+        ),
+        _pair("Observed by:", comparison.observed_engine, "Effective rank:", f"{equality.effective_rank:.2f}"),
+        _pair(
+            "Predicted average:", _number(equality.predicted), "Confidence level:", f"{comparison.confidence_level:g}"
+        ),
+        _pair("Observed average:", _number(equality.observed), "Margin (ratio):", f"{comparison.equivalence_margin:g}"),
+    ]
+    level = f"{comparison.confidence_level:.0%}"
+    columns = f"{'':<27}{'ratio or LR':>12}{'df':>10}{'p-value':>10}{f'[{level} interval of ratio]':>27}"
+    rows = [_row(row) for row in comparison._rows()]
+    verdict = [f"Verdict: {comparison.verdict.upper()}. {_sentence(comparison.reason)}"]
+    if comparison.verdict == "undecided":
+        verdict.append(
+            f"About {needed:,} students would decide it."
+            if needed is not None
+            else "More students alone would not decide it."
+        )
+    if "pointwise" in comparison.tests:
+        verdict.append(_pointwise(comparison))
+    notes = [f"[{index}] {_sentence(note)}" for index, note in enumerate(_notes(comparison), start=1)]
+    body = [title, "=" * WIDTH, *header, "-" * WIDTH, columns, "-" * WIDTH, *rows, "=" * WIDTH, *_wrap(verdict)]
+    return "\n".join([*body, "", "Notes:", *_wrap(notes)])
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    equality: Any = comparison.tests["equality"]
+    return [
+        "agree: equivalence is shown and no point lies beyond the margin; disagree: equality is rejected (Holm over "
+        "the average, the points and the covariance) and equivalence is not shown, or something lies beyond the margin",
+        f"law of the average: {equality.method}; the interval of the equivalence row has level "
+        f"{2 * comparison.confidence_level - 1:.0%}",
+        *comparison.notes,
+    ]
+
+
+def _pointwise(comparison: Comparison) -> str:
+    row = next(row for row in comparison._rows() if row["test"] == "pointwise")
+    return (
+        f"Points rejected: {row['n_rejected']} of {row['n_tests']}; smallest p-value at point {row['worst_point']!r}."
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    interval = ""
+    if "ci_lower" in row:
+        interval = f"[{_number(row['ci_lower'])}, {_number(row['ci_upper'])}]"
+    pvalue = "<0.0001" if row["pvalue"] < 1e-4 else f"{row['pvalue']:.4f}"
+    df = f"{row['df']:.1f}" if np.isfinite(row["df"]) else "-"
+    return f"{NAMES[row['test']]:<27}{_number(row['statistic']):>12}{df:>10}{pvalue:>10}{interval:>27}"
+
+
+def _size(comparison: Comparison) -> str:
+    test: Any = comparison.tests.get("pointwise")
+    return "-" if test is None else " x ".join(str(size) for size in test.pvalues.shape)
+
+
+def _pair(left: str, left_value: str, right: str, right_value: str) -> str:
+    return f"{left:<19}{left_value:<30.30}{right:>22}{right_value:>15}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if np.isfinite(value) else "-"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _wrap(lines: list[str]) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
