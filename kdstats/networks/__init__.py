@@ -1,1 +1,1 @@
-"""What torch trains: architectures and batched training of many students at once."""
+"""Students that torch trains, many at once: arrays in, arrays out."""

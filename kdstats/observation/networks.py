@@ -1,0 +1,326 @@
+r"""Students that torch trains by gradients, many at once.
+
+Network students take full-batch steps of Adam or gradient descent in float32. Linear students are
+trained in double precision: by the gradient steps of their ``GradientDescent``, or, without one, by
+conjugate gradients until the gradient vanishes to rounding. The coefficient map from which
+predictions are computed serves only to refuse problems that have no answer, to count residual
+degrees of freedom, and to make the labels of pilot students and of the earlier links of a chain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdstats.components.result import VarianceComponents
+from kdstats.errors import ObservationError, invalid
+from kdstats.linear.smoother import Smoother, augment
+from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.networks.architecture import Parameters, architecture_of, initial_parameters, predict
+from kdstats.networks.groups import for_groups
+from kdstats.networks.kernels import LANES
+from kdstats.networks.linear_training import descend, minimise
+from kdstats.networks.training import train_networks
+from kdstats.observation.assembly import as_replicates, assemble_components
+from kdstats.observation.predictive import residual_divisor, residual_variance
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import LinearStudent, NetworkStudent
+from kdstats.problem.validation import as_count
+from kdstats.sampling import BLOCK, NoiseLaw, TrainingBlock, as_noise_law, draw_training_block, initial_coefficients
+from kdstats.sampling.training_sets import draw_responses
+from kdstats.streams import Seeds, as_seeds
+
+__all__ = ["observe"]
+
+FloatArray = NDArray[np.float64]
+
+
+def observe(
+    problem: DistillationProblem,
+    *,
+    n_students: int = 100,
+    rng: Any = None,
+    n_replicates: int | None = None,
+    noise_law: Any = "gaussian",
+    n_workers: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> VarianceComponents:
+    r"""Train students with torch and estimate their variance components.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+        With a network or linear student.
+    n_students : int, default 100
+        At least 2. The first students of a larger run are the students of a smaller one.
+    rng : int, Generator, SeedSequence, Seeds or None
+        One seed for all sources, or one each, as in :func:`kdstats.streams.as_seeds`.
+    n_replicates : int, optional
+        Outputs drawn from each student's own predictive distribution, at least 2. Default: none;
+        each student's predictive variance is known and used as it is.
+    noise_law : str, NoiseLaw or callable, default "gaussian"
+        As in :func:`kdstats.sampling.as_noise_law`.
+    n_workers : int, optional
+        Threads. Default: as many as torch uses. Results do not depend on it.
+    progress : callable, optional
+        Called with the numbers of students done and asked for after each block.
+
+    Returns
+    -------
+    VarianceComponents
+        ``exactness`` "observed", with ``student_predictions``; ``attrs["training"]`` says how students
+        were trained and ``attrs["student_variance"]`` what variance they give their outputs.
+
+    Raises
+    ------
+    ProblemError
+        If an argument is out of range, or the learning rate of a linear student does not contract.
+    RankDeficientError
+        If the inputs, or the resampled rows of a student, do not determine the coefficients.
+    DivergedStudentError
+        If training left the finite numbers.
+    DuplicateStudentsError
+        If students that should be independent copy each other.
+    ObservationError
+        If a student did not converge, or no residual degrees of freedom are left.
+
+    Notes
+    -----
+    A student's own predictive distribution at a point is its prediction plus Gaussian noise with
+    its residual variance: for a linear student as its ``residual_variance`` says, for a network the
+    residual sum of squares over the number of its training rows (maximum likelihood). With
+    ``multi_response`` students are trained on the mean labels, which give the gradients of the kn
+    rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
+
+    The initial weights of networks come from the seed ``student_initialization``; with that source
+    off, all students start from one common draw.
+    """
+    started = time.perf_counter()
+    if not isinstance(problem, DistillationProblem):
+        raise invalid("problem", "be a DistillationProblem", f"a {type(problem).__name__}")
+    n_students = as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance")
+    n_replicates = as_replicates(problem, n_replicates)
+    if n_workers is not None:
+        as_count("n_workers", n_workers)
+    seeds, law = as_seeds(rng), as_noise_law(noise_law)
+    trainer: _Trainer = (
+        _Networks(problem, seeds) if isinstance(problem.student, NetworkStudent) else _Linear(problem, seeds, law)
+    )
+    if "student_output" in problem.design.sources:
+        residual_divisor(problem, trainer.fit)
+    q = problem.teacher.n_outputs
+    predictions, variances = np.empty((n_students, problem.n_points, q)), np.zeros((n_students, q))
+    for block in range(-(-n_students // BLOCK)):
+        part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
+        size = part.stop - part.start
+        whole_groups = slice(0, -(-size // LANES) * LANES)
+        drawn = _select(draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
+        trained = trainer.train(drawn, block, n_workers)
+        predictions[part], variances[part] = trained.predictions[:size], trained.variances[:size]
+        if progress is not None:
+            progress(part.stop, n_students)
+    return assemble_components(
+        predictions,
+        problem,
+        variances=variances,
+        seeds=seeds,
+        law=law,
+        engine="networks",
+        started=started,
+        n_replicates=n_replicates,
+        smoother=trainer.fit,
+        attrs={"training": trainer.description, "student_variance": _variance_description(problem)},
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Trained:
+    """Predictions (B, m, q) and residual variances (B, q) of some students."""
+
+    predictions: FloatArray
+    variances: FloatArray
+
+
+class _Trainer(Protocol):
+    """Turns the training sets of some students, who number whole groups, into trained students."""
+
+    fit: Smoother | None
+    description: str
+
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained: ...
+
+
+class _Networks:
+    """Trains network students."""
+
+    fit: Smoother | None = None
+
+    def __init__(self, problem: DistillationProblem, seeds: Seeds) -> None:
+        student = problem.student
+        assert isinstance(student, NetworkStudent)
+        self.problem, self.student, self.seeds = problem, student, seeds
+        self.description = ", ".join(f"{name}={value}" for name, value in asdict(student).items()) + ", float32"
+        self.architecture = architecture_of(
+            student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
+        )
+
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
+        problem, n_students = self.problem, drawn.labels.shape[0]
+        trained = train_networks(
+            problem.teacher.X,
+            drawn.labels,
+            student=self.student,
+            initial=self._initial(block, n_students),
+            row_weights=drawn.counts,
+            n_workers=n_workers,
+            first_student=block * BLOCK,
+        )
+
+        def predict_at(points: FloatArray) -> FloatArray:
+            def of_group(group: slice) -> FloatArray:
+                return predict(self.architecture, tuple(layer[group] for layer in trained.parameters), points)
+
+            return np.concatenate(for_groups(of_group, n_students, n_workers=n_workers))
+
+        predictions = predict_at(problem.X_query)
+        variances = np.zeros((n_students, problem.teacher.n_outputs))
+        if "student_output" in problem.design.sources:
+            fitted = predictions if problem.design.X_query is None else predict_at(problem.teacher.X)
+            variances = residual_variance(
+                problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
+            )
+        return _Trained(predictions=predictions, variances=variances)
+
+    def _initial(self, block: int, n_students: int) -> Parameters:
+        if "student_initialization" in self.problem.design.sources:
+            generator = self.seeds.generator("student_initialization", block)
+            drawn = initial_parameters(self.architecture, generator, n_students=BLOCK)
+            return tuple(layer[:n_students] for layer in drawn)
+        generator = self.seeds.generator("student_initialization", "common")
+        common = initial_parameters(self.architecture, generator, n_students=1)
+        return tuple(np.repeat(layer, n_students, axis=0) for layer in common)
+
+
+class _Linear:
+    """Trains linear students."""
+
+    def __init__(self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw) -> None:
+        student = problem.student
+        assert isinstance(student, LinearStudent)
+        self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
+        fit = smoother_of(problem)
+        self.fit: Smoother | None = fit
+        self.whiten = fit.whiten
+        self.raw_inputs, self.query = augment(problem.teacher.X, student), augment(problem.X_query, student)
+        self.inputs = self.raw_inputs if student.weights_are_estimated else self.whiten(self.raw_inputs)
+        multi = problem.design.strategy == "multi_response"
+        self.penalties = np.full(self.inputs.shape[1], student.penalty / (problem.design.n_responses if multi else 1))
+        if student.fit_intercept:
+            self.penalties[0] = 0.0
+        self.description = "conjugate gradients to convergence, float64"
+        if student.training is not None:
+            steps = (f"{name}={value}" for name, value in asdict(student.training).items())
+            self.description = "full-batch gradient steps, " + ", ".join(steps) + ", float64"
+
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
+        n_students = drawn.labels.shape[0]
+        weights = self._estimated_weights(drawn) if self.student.weights_are_estimated else None
+        row_weights: FloatArray | NDArray[np.int64] | None = drawn.counts
+        if weights is not None:
+            row_weights = weights if drawn.counts is None else weights * drawn.counts
+        initial = initial_coefficients(self.problem, self.seeds, block)
+        labels = drawn.labels if weights is not None else self._whitened(drawn.labels)
+
+        def train_group(group: slice) -> list[FloatArray]:
+            coefficients = self._coefficients(
+                labels[group],
+                None if row_weights is None else row_weights[group],
+                None if initial is None else initial[group],
+                block * BLOCK + group.start,
+            )
+            return [_outputs(inputs, coefficients) for inputs in (self.query, self.raw_inputs)]
+
+        groups = for_groups(train_group, n_students, n_workers=n_workers)
+        predictions, fitted = (np.concatenate(part) for part in zip(*groups, strict=True))
+        variances = np.zeros((n_students, self.problem.teacher.n_outputs))
+        if "student_output" in self.problem.design.sources:
+            variances = residual_variance(
+                self.problem,
+                labels=drawn.labels,
+                fitted=fitted,
+                within=self._within(drawn, block),
+                counts=drawn.counts,
+                weights=weights,
+                fit=self.fit,
+            )
+        return _Trained(predictions=predictions, variances=variances)
+
+    def _coefficients(
+        self,
+        labels: FloatArray,
+        row_weights: FloatArray | NDArray[np.int64] | None,
+        initial: FloatArray | None,
+        first_student: int,
+    ) -> FloatArray:
+        student = self.student
+        shared: dict[str, Any] = {
+            "penalties": self.penalties,
+            "row_weights": row_weights,
+            "first_student": first_student,
+        }
+        if student.training is not None:
+            return descend(self.inputs, labels, training=student.training, initial=initial, **shared).coefficients
+        return minimise(
+            self.inputs, labels, intercept=student.fit_intercept, minimum_norm=student.minimum_norm, **shared
+        ).coefficients
+
+    def _whitened(self, array: FloatArray) -> FloatArray:
+        """Whiten an array whose second last dimension runs over the inputs."""
+        return np.moveaxis(self.whiten(np.moveaxis(array, -2, 0)), 0, -2)
+
+    def _within(self, drawn: TrainingBlock, block: int) -> FloatArray:
+        """Sums of squares of the k responses around their mean; with a full V in its units, summed over inputs."""
+        if self.whiten.lower is None or self.problem.design.strategy != "multi_response":
+            return drawn.within
+        last = self.problem.design.n_generations - 1
+        responses = draw_responses(self.problem, self.seeds, block, self.law, generation=last)[: len(drawn.labels)]
+        deviations = responses - responses.mean(axis=1, keepdims=True)
+        return np.asarray((self._whitened(deviations) ** 2).sum(axis=(1, 2)))
+
+    def _estimated_weights(self, drawn: TrainingBlock) -> FloatArray:
+        """Return one over the variance of each student's k responses, shape (B, n)."""
+        variances = drawn.within[..., 0] / (self.problem.design.n_responses - 1)
+        if (variances <= 0.0).any():
+            row = int(np.argwhere(variances <= 0.0)[0][1])
+            raise ObservationError(
+                f"responses must differ at every input with weights='estimated'; got equal responses at input {row}"
+            )
+        return np.asarray(1.0 / variances)
+
+
+def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
+    """Outputs of B linear students at some inputs, shape (B, rows, q)."""
+    n_students, width, n_outputs = coefficients.shape
+    columns = torch.from_numpy(np.moveaxis(coefficients, 1, 0).reshape(width, -1))
+    outputs = (torch.from_numpy(np.array(inputs)) @ columns).numpy()
+    return np.moveaxis(outputs.reshape(-1, n_students, n_outputs), 1, 0)
+
+
+def _select(drawn: TrainingBlock, students: slice) -> TrainingBlock:
+    return TrainingBlock(
+        labels=drawn.labels[students],
+        within=drawn.within[students],
+        counts=None if drawn.counts is None else drawn.counts[students],
+    )
+
+
+def _variance_description(problem: DistillationProblem) -> str:
+    unbiased = isinstance(problem.student, LinearStudent) and problem.student.residual_variance == "unbiased"
+    divisor = "its residual degrees of freedom" if unbiased else "the number of its training rows"
+    return f"residual sum of squares over {divisor}"
