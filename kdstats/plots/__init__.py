@@ -1,0 +1,19 @@
+"""Pictures of results: each function takes results, returns a matplotlib Figure, and touches no global state.
+
+Every Figure carries its alternative text as its label (``figure.get_label()``), so that a report can
+say in words what the picture shows.
+"""
+
+from kdstats.plots.against_noise import components_against_noise
+from kdstats.plots.against_responses import components_against_responses
+from kdstats.plots.convergence import convergence
+from kdstats.plots.mse_distribution import mse_distribution
+from kdstats.plots.predicted_against_observed import predicted_against_observed
+
+__all__ = [
+    "components_against_noise",
+    "components_against_responses",
+    "convergence",
+    "mse_distribution",
+    "predicted_against_observed",
+]
