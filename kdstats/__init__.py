@@ -25,11 +25,18 @@ _HOMES = {
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
     "compare": "kdstats.hypotest",
+    "covariance_test": "kdstats.hypotest",
+    "equality_test": "kdstats.hypotest",
+    "equivalence_test": "kdstats.hypotest",
+    "decompose": "kdstats.observation.table",
     "estimate_components": "kdstats.components.estimation",
     "mse_distribution": "kdstats.prediction.closed_form",
+    "mse_test": "kdstats.hypotest",
     "observe": "kdstats.engine",
     "predict": "kdstats.engine",
     "predict_grid": "kdstats.prediction.closed_form",
+    "rate_test": "kdstats.hypotest",
+    "student_mse": "kdstats.hypotest",
 }
 _MODULES = {"catalog": "kdstats.problem.catalog", "errors": "kdstats.errors"}
 
@@ -40,7 +47,16 @@ if TYPE_CHECKING:
     from kdstats.components.estimation import estimate_components
     from kdstats.components.result import VarianceComponents
     from kdstats.engine import observe, predict
-    from kdstats.hypotest import compare
+    from kdstats.hypotest import (
+        compare,
+        covariance_test,
+        equality_test,
+        equivalence_test,
+        mse_test,
+        rate_test,
+        student_mse,
+    )
+    from kdstats.observation.table import decompose
     from kdstats.prediction.closed_form import mse_distribution, predict_grid
     from kdstats.problem import (
         Design,

@@ -22,7 +22,7 @@ from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling.laws import NoiseLaw, UserLaw
 
-__all__ = ["refuse_duplicates"]
+__all__ = ["agreeing_students", "duplicate_error", "refuse_duplicates"]
 
 FloatArray = NDArray[np.float64]
 
@@ -78,12 +78,62 @@ def refuse_duplicates(
         return
     rows = rows[suspects]
     spread = rows.std(axis=0)
-    groups = _groups(rows, SHARE_OF_SPREAD * spread)
+    groups = agreeing_students(rows, SHARE_OF_SPREAD * spread)
     n_pairs = sum(len(group) * (len(group) - 1) // 2 for group in groups)
     if n_pairs and _is_chance(n_pairs, rows.shape[0], np.maximum(rounding, SHARE_OF_SPREAD * spread), spread):
         return
     if n_pairs:
-        raise DuplicateStudentsError(_message([suspects[group] for group in groups], predictions.shape[0]))
+        raise duplicate_error([suspects[group] for group in groups], np.arange(predictions.shape[0]))
+
+
+def agreeing_students(rows: FloatArray, tolerance: FloatArray) -> list[NDArray[np.int64]]:
+    """Group the students that agree within a tolerance per column: neighbours once sorted by a random projection.
+
+    Parameters
+    ----------
+    rows : (S, P) ndarray
+    tolerance : (P,) ndarray
+        0 for equality.
+
+    Returns
+    -------
+    list of ndarray
+        Row numbers of each group of two or more, the largest group first.
+    """
+    scale = np.where(tolerance > 0.0, tolerance, 1.0)
+    direction = np.random.Generator(np.random.Philox(rows.shape[1])).standard_normal(rows.shape[1]) / scale
+    order = np.argsort((rows - rows[0]) @ direction, kind="stable")
+    same = np.empty(rows.shape[0] - 1, dtype=bool)
+    for start in range(0, same.size, 1024):
+        part = rows[order[start : start + 1025]]
+        same[start : start + 1024] = (np.abs(np.diff(part, axis=0)) <= tolerance).all(axis=1)
+    runs = np.split(order, np.flatnonzero(~same) + 1)
+    return sorted((np.sort(run) for run in runs if run.size > 1), key=lambda run: (-run.size, run[0]))
+
+
+def duplicate_error(groups: list[NDArray[np.int64]], students: NDArray[Any]) -> DuplicateStudentsError:
+    """Return the error that names the students of each group, how many copies there are, and the likely cause.
+
+    Parameters
+    ----------
+    groups : list of ndarray
+        As :func:`agreeing_students` returns them.
+    students : (S,) ndarray
+        Labels of all students.
+    """
+
+    def shown(group: NDArray[np.int64]) -> str:
+        names = [str(label) for label in students[group[:4]]]
+        return ", ".join(names) + (f", ... ({group.size} students)" if group.size > 4 else "")
+
+    copies = sum(group.size - 1 for group in groups)
+    listed = "; ".join(shown(group) for group in groups[:LISTED])
+    rest = f"; and {len(groups) - LISTED} more groups" if len(groups) > LISTED else ""
+    return DuplicateStudentsError(
+        f"students must be independent; got {copies} of {len(students)} that copy the predictions of another: students "
+        f"{listed}{rest}. The usual cause is a seed set inside the loop over students, which gives each of them the "
+        "same teacher responses and initial weights: seed once, outside the loop"
+    )
 
 
 def _suspects(
@@ -150,19 +200,6 @@ def _has_atoms(law: NoiseLaw) -> bool:
     return np.unique(draws).size < ATOM_DRAWS
 
 
-def _groups(rows: FloatArray, tolerance: FloatArray) -> list[NDArray[np.int64]]:
-    """Group rows that agree within a tolerance per column: neighbours once sorted by a random projection."""
-    scale = np.where(tolerance > 0.0, tolerance, 1.0)
-    direction = np.random.Generator(np.random.Philox(rows.shape[1])).standard_normal(rows.shape[1]) / scale
-    order = np.argsort((rows - rows[0]) @ direction, kind="stable")
-    same = np.empty(rows.shape[0] - 1, dtype=bool)
-    for start in range(0, same.size, 1024):
-        part = rows[order[start : start + 1025]]
-        same[start : start + 1024] = (np.abs(np.diff(part, axis=0)) <= tolerance).all(axis=1)
-    runs = np.split(order, np.flatnonzero(~same) + 1)
-    return sorted((np.sort(run) for run in runs if run.size > 1), key=lambda run: (-run.size, run[0]))
-
-
 def _is_chance(n_pairs: int, n_students: int, width: FloatArray, spread: FloatArray) -> bool:
     """Whether so many pairs agree at the best resolved point of Gaussian students by the width of the numbers."""
     from scipy.special import pdtrc
@@ -173,18 +210,3 @@ def _is_chance(n_pairs: int, n_students: int, width: FloatArray, spread: FloatAr
     chance = float((width[varied] / (np.sqrt(np.pi) * spread[varied])).min())
     expected = 0.5 * n_students * (n_students - 1) * min(chance, 1.0)
     return float(pdtrc(n_pairs - 1, expected)) > FALSE_ALARM
-
-
-def _message(groups: list[NDArray[np.int64]], n_students: int) -> str:
-    def shown(group: NDArray[np.int64]) -> str:
-        names = [str(int(student)) for student in group[:4]]
-        return ", ".join(names) + (f", ... ({group.size} students)" if group.size > 4 else "")
-
-    copies = sum(group.size - 1 for group in groups)
-    listed = "; ".join(shown(group) for group in groups[:LISTED])
-    rest = f"; and {len(groups) - LISTED} more groups" if len(groups) > LISTED else ""
-    return (
-        f"students must be independent; got {copies} of {n_students} that copy the predictions of another: students "
-        f"{listed}{rest}. The usual cause is a seed set inside the loop over students, which gives each of them the "
-        "same teacher responses and initial weights: seed once, outside the loop"
-    )

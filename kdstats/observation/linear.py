@@ -256,25 +256,33 @@ def _fit_shared_rows(
 def _least_squares(inputs: FloatArray, rhs: FloatArray, student: LinearStudent) -> FloatArray:
     """Least squares by singular values, for all right-hand sides at once."""
     if student.minimum_norm:
-        return _smallest_slopes(inputs, rhs) if student.fit_intercept else _solve(inputs, rhs, None)
+        return _smallest_slopes(inputs, rhs) if student.fit_intercept else _solve(inputs, rhs, cutoff=_cutoff(inputs))
     if student.penalty > 0.0:
         penalty_rows = np.sqrt(student.penalty) * _penalised(student, inputs.shape[1])
         inputs = np.vstack([inputs, penalty_rows])
         rhs = np.vstack([rhs, np.zeros((len(penalty_rows), rhs.shape[1]))])
     scale = np.linalg.norm(inputs, axis=0)
-    return np.asarray(_solve(inputs / scale, rhs, EPS) / scale[:, None])
+    return np.asarray(_solve(inputs / scale, rhs, cutoff=EPS) / scale[:, None])
 
 
 def _smallest_slopes(inputs: FloatArray, rhs: FloatArray) -> FloatArray:
     """Solution with the smallest slopes: the free intercept (first column) is projected out first."""
     ones, columns = inputs[:, 0], inputs[:, 1:]
     length = ones @ ones
-    slopes = _solve(columns - np.outer(ones, ones @ columns / length), rhs - np.outer(ones, ones @ rhs / length), None)
+    centred = columns - np.outer(ones, ones @ columns / length)
+    slopes = _solve(centred, rhs - np.outer(ones, ones @ rhs / length), cutoff=_cutoff(columns))
     return np.vstack([ones @ (rhs - columns @ slopes) / length, slopes])
 
 
-def _solve(inputs: FloatArray, rhs: FloatArray, rcond: float | None) -> FloatArray:
-    return np.asarray(np.linalg.lstsq(inputs, rhs, rcond=rcond)[0])
+def _solve(inputs: FloatArray, rhs: FloatArray, *, cutoff: float) -> FloatArray:
+    """Solution of smallest norm; singular values up to ``cutoff`` times the largest count as 0."""
+    left, values, right = np.linalg.svd(inputs, full_matrices=False)
+    kept = values > cutoff * values[0]
+    return np.asarray(right[kept].T @ ((left[:, kept].T @ rhs) / values[kept, None]))
+
+
+def _cutoff(inputs: FloatArray) -> float:
+    return float(max(inputs.shape)) * EPS
 
 
 def _penalised(student: LinearStudent, width: int) -> FloatArray:
@@ -336,12 +344,12 @@ def _weighted_least_squares(
     scale = np.linalg.norm(triangle, axis=1, keepdims=True)
     scale[scale == 0.0] = 1.0
     left, values, right = np.linalg.svd(triangle / scale, full_matrices=False)
-    full = (values > max(inputs.shape[1:]) * EPS * values[:, :1]).all(axis=1) & (triangle.shape[1] == p)
+    full = (values > _cutoff(inputs[0]) * values[:, :1]).all(axis=1) & (triangle.shape[1] == p)
     inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0.0)
     projected = left.swapaxes(1, 2) @ (basis.swapaxes(1, 2) @ rhs)
     slopes = (right.swapaxes(1, 2) @ (inverse[..., None] * projected)) / scale.swapaxes(1, 2)
     for lacking in np.flatnonzero(~full):
-        slopes[lacking] = _solve(inputs[lacking], rhs[lacking], None)
+        slopes[lacking] = _solve(inputs[lacking], rhs[lacking], cutoff=_cutoff(inputs[lacking]))
     if student.fit_intercept:
         slopes = np.concatenate([(level - np.einsum("bp,bpq->bq", centre, slopes))[:, None], slopes], axis=1)
     return slopes, int((~full).sum())

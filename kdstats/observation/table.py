@@ -1,0 +1,267 @@
+"""Bring your own predictions: a table of what students said, in; variance components, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from kdstats.components.estimation import estimate_components
+from kdstats.components.result import VarianceComponents
+from kdstats.errors import DataError, invalid
+from kdstats.observation.duplicates import agreeing_students, duplicate_error
+from kdstats.problem.validation import as_flag
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["decompose"]
+
+FloatArray = NDArray[np.float64]
+
+DIMS = ("student", "replicate", "point", "output")
+#: Names of columns that a message lists.
+LISTED = 8
+
+
+def decompose(
+    table: Any,
+    *,
+    value: str | Sequence[str] | None = None,
+    student: str = "student",
+    replicate: str = "replicate",
+    point: str | None = "point",
+    allow_duplicates: bool = False,
+) -> VarianceComponents:
+    """Estimate variance components from predictions made elsewhere.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame or xarray.DataArray
+        Long form: one row per student, replicate and point, one numeric column per output. Or an
+        array whose dims have the names below (and ``output``). Every student must have the same
+        number of replicates at every point.
+    value : str or sequence of str, optional
+        The columns of outputs. Default: all that are not keys. Several become the dim ``output``.
+    student, replicate : str
+        Key columns (or index levels, or dims). Replicates may be numbered afresh for each
+        student or through all students.
+    point : str or None, default "point"
+        None: there is one point.
+    allow_duplicates : bool, default False
+        Accept students whose outputs are all equal to those of another. Integers (codes of
+        classes, counts) and constant tables are never refused.
+
+    Returns
+    -------
+    VarianceComponents
+        As :func:`kdstats.components.estimation.estimate_components` estimates them.
+
+    Raises
+    ------
+    DataError
+        If columns are missing, values are not numbers or not finite, a key is missing or occurs
+        twice, or the table is unbalanced (the first missing cell is named; nothing is filled in).
+    EstimationError
+        With fewer than two students, or one replicate per student.
+    DuplicateStudentsError
+        If students copy each other.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import kdstats as kd
+    >>> table = pd.DataFrame({"student": [1, 1, 2, 2], "replicate": [1, 2, 1, 2], "value": [1.0, 3.0, 5.0, 7.0]})
+    >>> answer = kd.decompose(table, point=None)
+    >>> float(answer.inter_student.squeeze()), float(answer.intra_student.squeeze())
+    (7.0, 2.0)
+    """
+    as_flag("allow_duplicates", allow_duplicates)
+    keys = (student, replicate) if point is None else (student, replicate, point)
+    for name, key in zip(DIMS, keys, strict=False):
+        if not isinstance(key, str):
+            raise invalid(name, "be the name of a column or dim", key, DataError)
+    if len(set(keys)) < len(keys):
+        raise invalid("student, replicate and point", "be different columns", ", ".join(keys), DataError)
+    if isinstance(table, xr.DataArray):
+        array = _from_array(table, keys, value)
+    elif hasattr(table, "columns") and hasattr(table, "index"):
+        array = _from_frame(table, keys, value)
+    else:
+        raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
+    if not allow_duplicates:
+        _refuse_copies(array)
+    return estimate_components(array, engine="table")
+
+
+def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object) -> xr.DataArray:
+    if value is not None:
+        raise invalid("value", "be left out for a DataArray, whose outputs are the dim 'output'", value, DataError)
+    missing = [key for key in keys if key not in table.dims]
+    if missing:
+        raise DataError(
+            f"`table` must have the dims {', '.join(keys)}; got {_listed(table.dims)} without {missing[0]!r}"
+        )
+    strange = [str(dim) for dim in table.dims if dim not in (*keys, "output")]
+    if strange:
+        raise DataError(f"`table` must have no dims but {', '.join(keys)} and output; got {strange[0]!r} too")
+    if table.dtype.kind not in "iuf":
+        raise invalid("table", "hold real numbers", f"dtype {table.dtype}", DataError)
+    renamed = table.rename({key: name for name, key in zip(DIMS, keys, strict=False) if key != name})
+    bad = ~np.isfinite(renamed.values)
+    if bad.any():
+        first = dict(zip(renamed.dims, (int(i) for i in np.argwhere(bad)[0]), strict=True))
+        places = ", ".join(f"{dim} {_label(renamed, str(dim), index)!r}" for dim, index in first.items())
+        raise invalid(
+            "table", "be finite everywhere", f"{int(bad.sum())} NaN or infinite, the first at {places}", DataError
+        )
+    return renamed
+
+
+def _label(array: xr.DataArray, dim: str, index: int) -> Any:
+    label = array.coords[dim].values[index] if dim in array.coords else index
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _from_frame(table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None) -> xr.DataArray:
+    """Return a balanced long-form table as (student, replicate, point, output)."""
+    levels = [name for name in table.index.names if name in keys and name not in table.columns]
+    frame = table.reset_index(level=levels) if levels else table
+    if not len(frame):
+        raise invalid("table", "not be empty", "0 rows", DataError)
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise invalid("table", "have each column once", f"{twice[0]!r} more than once", DataError)
+    missing = [key for key in keys if key not in frame.columns]
+    if missing:
+        hint = " (point=None if there is one point)" if len(keys) == 3 and missing == [keys[2]] else ""
+        raise DataError(f"`table` must have a column {missing[0]!r}; got {_listed(frame.columns)}{hint}")
+    columns = _value_columns(frame, keys, value)
+    values = np.column_stack([_numbers(frame, column) for column in columns])
+    codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
+    replicate = _replicate_within_student(codes[0], codes[1], labels[0])
+    point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)
+    points = labels[2] if len(keys) == 3 else [0]
+    shape = (len(labels[0]), int(replicate.max()) + 1, len(points))
+    flat = np.ravel_multi_index((codes[0], replicate, point), shape)
+    _require_each_cell_once(flat, shape, keys, labels, codes)
+    filled = np.empty((int(np.prod(shape)), len(columns)))
+    filled[flat] = values
+    coords = {"student": labels[0], "point": points, "output": columns}
+    return xr.DataArray(filled.reshape(*shape, len(columns)), dims=DIMS, coords=coords)
+
+
+def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None) -> list[Any]:
+    if value is None:
+        columns = [column for column in frame.columns if column not in keys]
+        if not columns:
+            raise DataError(f"`table` must have a column of outputs; got only the keys {', '.join(keys)}")
+        return columns
+    columns = [value] if isinstance(value, str) else list(value)
+    if not columns:
+        raise invalid("value", "name at least one column", "none", DataError)
+    for column in columns:
+        if column in keys:
+            raise invalid("value", "not be a key column", column, DataError)
+        if column not in frame.columns:
+            raise invalid("value", f"be one of the columns ({_listed(frame.columns)})", column, DataError)
+    if len(set(columns)) < len(columns):
+        raise invalid("value", "name each column once", columns, DataError)
+    return columns
+
+
+def _numbers(frame: pd.DataFrame, column: Any) -> FloatArray:
+    """Return a column as finite floats, or say which row is not one."""
+    import pandas as pd
+
+    series = frame[column]
+    if series.dtype.kind in "bcmM":
+        raise invalid(f"table[{column!r}]", "hold real numbers", f"dtype {series.dtype}", DataError)
+    if series.dtype.kind in "iuf":
+        numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        odd = np.isnan(numbers) & series.notna().to_numpy()
+        if odd.any():
+            shown = (
+                f"{series.iloc[int(odd.argmax())]!r} in row {int(odd.argmax())} ({int(odd.sum())} of {odd.size} rows)"
+            )
+            raise invalid(f"table[{column!r}]", "hold real numbers", shown, DataError)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        shown = f"{int(bad.sum())} NaN or infinite values, the first in row {int(bad.argmax())}"
+        raise invalid(f"table[{column!r}]", "be finite everywhere", shown, DataError)
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def _key_codes(frame: pd.DataFrame, key: str) -> tuple[NDArray[np.int64], list[Any]]:
+    """Return the number of each row's label, in order of appearance, and the labels."""
+    import pandas as pd
+
+    codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
+    absent = codes < 0
+    if absent.any():
+        shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
+        raise invalid(f"table[{key!r}]", "name every row", shown, DataError)
+    return codes.astype(np.int64), list(labels)
+
+
+def _replicate_within_student(
+    student: NDArray[np.int64], replicate: NDArray[np.int64], students: list[Any]
+) -> NDArray[np.int64]:
+    """Number the replicates of each student from 0, whatever they are called."""
+    pairs, inverse = np.unique(student * (int(replicate.max()) + 1) + replicate, return_inverse=True)
+    owner = pairs // (int(replicate.max()) + 1)
+    counts = np.bincount(owner, minlength=len(students))
+    if (counts != counts[0]).any():
+        other, n_other = int(np.argmax(counts != counts[0])), int((counts != counts[0]).sum())
+        raise DataError(
+            f"`table` must be balanced; got {counts[other]} replicates of student {students[other]!r} and {counts[0]} "
+            f"of student {students[0]!r} ({n_other} of {len(counts)} students differ from the first)"
+        )
+    first = np.cumsum(counts) - counts
+    return np.asarray((np.arange(len(pairs)) - first[owner])[inverse.ravel()])
+
+
+def _require_each_cell_once(
+    flat: NDArray[np.int64],
+    shape: tuple[int, ...],
+    keys: tuple[str, ...],
+    labels: tuple[list[Any], ...],
+    codes: tuple[NDArray[np.int64], ...],
+) -> None:
+    counts = np.bincount(flat, minlength=int(np.prod(shape)))
+    if counts.max() > 1:
+        row = int(np.argmax(counts[flat] > 1))
+        named = ", ".join(f"{key} {label[code[row]]!r}" for key, label, code in zip(keys, labels, codes, strict=True))
+        extra = int((counts - 1).clip(0).sum())
+        raise DataError(
+            f"`table` must have one row for each {', '.join(keys)}; got {extra} repeated rows, first of {named}"
+        )
+    if counts.min() == 0:
+        student, replicate, point = np.unravel_index(int(counts.argmin()), shape)
+        called = np.unique(codes[1][codes[0] == student])[replicate]
+        named = f"{keys[0]} {labels[0][student]!r}, {keys[1]} {labels[1][called]!r}, {keys[-1]} {labels[-1][point]!r}"
+        raise DataError(
+            f"`table` must be balanced; got {int((counts == 0).sum())} of {counts.size} cells missing, first {named}"
+        )
+
+
+def _refuse_copies(array: xr.DataArray) -> None:
+    """Refuse students that equal another in every cell, unless numbers are codes or nothing varies."""
+    rows = array.transpose("student", ...).values
+    rows = rows.reshape(rows.shape[0], -1).astype(np.float64)
+    if np.array_equal(rows, np.rint(rows)) or not np.ptp(rows, axis=None):
+        return
+    groups = agreeing_students(rows, np.zeros(rows.shape[1]))
+    if groups:
+        students = array.coords["student"].values if "student" in array.coords else np.arange(rows.shape[0])
+        raise duplicate_error(groups, np.asarray(students))
+
+
+def _listed(names: Any) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "")

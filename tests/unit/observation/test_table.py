@@ -1,0 +1,161 @@
+"""A user's own predictions: read exactly, or refused with the place."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import kdstats as kd
+from kdstats.errors import DataError, DuplicateStudentsError, EstimationError, ProblemError
+
+S, R, M, Q = 12, 4, 3, 2
+
+
+def cube(seed=0):
+    rng = np.random.default_rng(seed)
+    return 3.0 * rng.standard_normal((S, 1, M, Q)) + rng.standard_normal((S, R, M, Q))
+
+
+def long_form(values=None):
+    values = cube() if values is None else values
+    s, r, m = np.indices(values.shape[:3]).reshape(3, -1)
+    return pd.DataFrame(
+        {
+            "student": [f"s{i}" for i in s],
+            "replicate": r,
+            "point": [("low", "mid", "high")[i] for i in m],
+            "price": values[..., 0].ravel(),
+            "rent": values[..., 1].ravel(),
+        }
+    )
+
+
+def anova(values):
+    """Textbook one-way analysis of variance, one point and output at a time."""
+    means = values.mean(axis=1)
+    within = ((values - means[:, None]) ** 2).sum(axis=(0, 1)) / (S * (R - 1))
+    between = R * ((means - means.mean(axis=0)) ** 2).sum(axis=0) / (S - 1)
+    return (between - within) / R, within
+
+
+def test_shuffled_long_form_gives_the_textbook_anova_with_labels():
+    answer = kd.decompose(long_form().sample(frac=1.0, random_state=1))
+    inter, intra = anova(cube())
+    order = {"point": ["low", "mid", "high"], "output": ["price", "rent"]}
+    np.testing.assert_allclose(answer.inter_student.sel(order), inter, rtol=1e-12)
+    np.testing.assert_allclose(answer.intra_student.sel(order), intra, rtol=1e-12)
+    assert (answer.engine, answer.exactness, answer.n_students) == ("table", "observed", S)
+
+
+def test_one_value_column_of_several_can_be_chosen():
+    answer = kd.decompose(long_form(), value="rent")
+    np.testing.assert_allclose(answer.inter_student.values[:, 0], anova(cube())[0][:, 1], rtol=1e-12)
+
+
+def test_key_columns_may_have_other_names_and_be_index_levels():
+    frame = long_form().rename(columns={"student": "run", "replicate": "sample", "point": "house"})
+    expected = kd.decompose(long_form()).inter_student.values
+    names = {"student": "run", "replicate": "sample", "point": "house"}
+    np.testing.assert_array_equal(kd.decompose(frame, **names).inter_student, expected)
+    np.testing.assert_array_equal(kd.decompose(frame.set_index(["run", "house"]), **names).inter_student, expected)
+
+
+def test_replicates_numbered_through_all_students_are_the_same_replicates():
+    frame = long_form()
+    frame["replicate"] = frame["student"].str.cat(frame["replicate"].astype(str))
+    np.testing.assert_array_equal(kd.decompose(frame).intra_student, kd.decompose(long_form()).intra_student)
+
+
+def test_data_array_in_any_order_of_dims_is_the_same_data():
+    names = ("student", "replicate", "point", "output")
+    array = xr.DataArray(cube(), dims=names).transpose("output", "replicate", "student", "point")
+    np.testing.assert_allclose(kd.decompose(array).inter_student, anova(cube())[0], rtol=1e-12)
+    renamed = array.rename(student="run", point="house")
+    np.testing.assert_array_equal(
+        kd.decompose(renamed, student="run", point="house").inter_student, kd.decompose(array).inter_student
+    )
+
+
+def test_numbers_written_as_text_are_read_as_numbers():
+    frame = long_form().astype({"price": str})
+    np.testing.assert_allclose(kd.decompose(frame).inter_student, kd.decompose(long_form()).inter_student, rtol=1e-12)
+
+
+def with_cell(column, row, entry):
+    frame = long_form().astype({column: object})
+    frame.loc[row, column] = entry
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        (long_form().drop(columns="student"), {}, "must have a column 'student'; got replicate, point, price, rent"),
+        (long_form().drop(columns="point"), {}, "must have a column 'point'.*point=None"),
+        (long_form()[["student", "replicate", "point"]], {}, "must have a column of outputs"),
+        (long_form(), {"value": "wage"}, "`value` must be one of the columns .*price, rent.*got wage"),
+        (long_form(), {"value": "point"}, "`value` must not be a key column"),
+        (long_form(), {"value": []}, "`value` must name at least one column"),
+        (long_form(), {"value": ["rent", "rent"]}, "`value` must name each column once"),
+        (long_form(), {"student": "point"}, "must be different columns"),
+        (long_form(), {"student": 3}, "`student` must be the name of a column"),
+        (long_form().iloc[:0], {}, "`table` must not be empty"),
+        (long_form().to_numpy(), {}, "must be a pandas DataFrame or an xarray DataArray; got a ndarray"),
+        (with_cell("price", 7, "cheap"), {}, r"hold real numbers; got 'cheap' in row 7 \(1 of 144 rows\)"),
+        (with_cell("price", 7, np.nan), {}, "be finite everywhere; got 1 NaN or infinite values, the first in row 7"),
+        (with_cell("rent", 9, np.inf), {}, "be finite everywhere; got 1 .* row 9"),
+        (with_cell("student", 5, None), {}, r"\['student'\]` must name every row; got 1 missing, the first in row 5"),
+        (long_form().assign(price=1j), {}, "hold real numbers; got dtype complex128"),
+        (long_form().assign(price=True), {}, "hold real numbers; got dtype bool"),
+        (
+            long_form().drop(index=[4, 5]),
+            {},
+            "balanced; got 2 of 144 cells missing, first student 's0', replicate 1, point 'mid'",
+        ),
+        (long_form().drop(index=[9, 10, 11]), {}, "got 4 replicates of student 's1' and 3 of student 's0'"),
+        (
+            pd.concat([long_form(), long_form().iloc[[4]]]),
+            {},
+            "got 1 repeated rows, first of student 's0', replicate 1, point 'mid'",
+        ),
+        (long_form(), {"point": None, "value": "rent"}, "got 96 repeated rows"),
+        (xr.DataArray(cube()[:, :, 0, 0], dims=("student", "replicate")), {}, "without 'point'"),
+        (xr.DataArray(cube(), dims=("student", "replicate", "point", "x")), {}, "got 'x' too"),
+        (xr.DataArray(cube(), dims=("student", "replicate", "point", "output")), {"value": "rent"}, "be left out"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_the_place(table, options, message):
+    with pytest.raises(DataError, match=message):
+        kd.decompose(table, **options)
+
+
+def test_nan_in_an_array_is_refused_with_its_place():
+    array = xr.DataArray(cube(), dims=("student", "replicate", "point", "output"), coords={"point": ["a", "b", "c"]})
+    array[3, 2, 1, 0] = np.nan
+    with pytest.raises(DataError, match="1 NaN or infinite, the first at student 3, replicate 2, point 'b', output 0"):
+        kd.decompose(array)
+
+
+def test_one_student_and_one_replicate_are_refused():
+    with pytest.raises(EstimationError, match=r"n_students.* at least 2"):
+        kd.decompose(long_form()[lambda frame: frame["student"] == "s0"])
+    with pytest.raises(EstimationError, match=r"n_replicates.* at least 2"):
+        kd.decompose(long_form()[lambda frame: frame["replicate"] == 0])
+
+
+def test_copies_are_refused_unless_allowed():
+    values = cube()
+    values[7] = values[2]
+    with pytest.raises(DuplicateStudentsError, match=r"1 of 12 .*students s2, s7\."):
+        kd.decompose(long_form(values))
+    assert kd.decompose(long_form(values), allow_duplicates=True).n_students == S
+    with pytest.raises(ProblemError, match="allow_duplicates"):
+        kd.decompose(long_form(), allow_duplicates="no")
+
+
+def test_codes_and_constants_may_repeat():
+    coded = np.rint(cube())
+    coded[7] = coded[2]
+    assert kd.decompose(long_form(coded)).n_students == S
+    constant = kd.decompose(long_form(np.full((S, R, M, Q), 0.5)))
+    assert not constant.total.values.any()
