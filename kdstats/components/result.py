@@ -139,19 +139,15 @@ class VarianceComponents:
         outputs = range(shape[-1]) if output_labels is None else output_labels
         coords = {**leading, "point": _label_array(point_labels), "output": _label_array(outputs)}
 
-        def dataset(inter: Any, intra: Any, total: Any) -> xr.Dataset:
-            arrays = (inter, intra, total)
-            return xr.Dataset(
-                {
-                    name: (dims, np.array(np.broadcast_to(a, shape), dtype=float))
-                    for name, a in zip(COMPONENTS, arrays, strict=True)
-                },
-                coords=coords,
-            )
+        def full(*values: Any) -> dict[str, Any]:
+            arrays = (np.array(np.broadcast_to(value, shape), dtype=float) for value in values)
+            return dict(zip(COMPONENTS, arrays, strict=True))
 
+        numbers = full(inter_student, intra_student, np.add(inter_student, intra_student))
+        estimate = xr.Dataset({name: (dims, array) for name, array in numbers.items()}, coords=coords)
         return cls(
-            estimate=dataset(inter_student, intra_student, np.add(inter_student, intra_student)),
-            standard_error=dataset(inter_student_se, intra_student_se, total_se),
+            estimate=estimate,
+            standard_error=estimate.copy(data=full(inter_student_se, intra_student_se, total_se)),
             attrs=attrs,
             **rest,
         )

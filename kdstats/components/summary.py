@@ -20,7 +20,7 @@ COLUMNS = (11, 10, 11, 10, 11, 11)
 MAX_CELLS = 12
 DEGENERATE = {"between": "all students have the same mean", "within": "each student's outputs are all equal"}
 CAVEATS = {
-    "asymptotic": "The estimates hold in a limit that the estimator names; standard errors leave out the distance to it.",
+    "asymptotic": "The estimates hold in the limit the estimator names; standard errors leave out the distance to it.",
     "approximate": "The estimates are approximate; standard errors leave out the error of the approximation.",
 }
 

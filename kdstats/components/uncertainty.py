@@ -46,6 +46,8 @@ FloatArray = NDArray[np.float64]
 BOUNDS = ("lower", "upper")
 #: Degrees of freedom that stand for infinitely many.
 MAX_DF = 1e9
+#: Labels of an average.
+AVERAGE = xr.Coordinates({"point": ["average"], "output": [0]})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,7 +121,10 @@ def average(components: VarianceComponents) -> VarianceComponents:
     -----
     Query points share the students, so the average of their mean squares has
     :math:`\nu = (S-1)(\mathrm{tr}\,C)^2/\mathrm{tr}\,C^2` degrees of freedom (Satterthwaite; C the
-    covariance of the student means), not :math:`m(S-1)`. The replicate errors have their own effective
+    covariance of the student means), not :math:`m(S-1)`. For intervals C is the sample covariance as it
+    stands: its rank falls below the consistent ``attrs["effective_rank"]`` when students are few, which
+    makes up for not knowing C (coverage of the 95% interval in simulations with 5 to 150 students .947 or more,
+    against .90 to .95 with the consistent rank). The replicate errors have their own effective
     rank, ``attrs["effective_rank_within"]``: m when points are sampled independently, 1 when one draw
     serves them all. An effective rank that is not in ``attrs`` counts as 1, which can only make
     intervals too wide. Standard errors are those of ``attrs["average_standard_error"]`` where the
@@ -173,11 +178,23 @@ def _averaged_squares(
     if "between_se" in averaged and "between" not in recorded:
         averaged["between_se"].values /= np.sqrt(rank)[..., None, None]
     sampled = squares.attrs["n_replicates"] > 0
-    df_between, df_within = rank * squares.attrs["df_between"], rank_within * squares.attrs["df_within"]
+    df_between = _average_df(squares.attrs["df_between"], rank)
+    df_within = _average_df(squares.attrs["df_within"], rank_within)
     return averaged.assign_attrs(
         df_between=df_between if df_between.ndim else float(df_between),
         df_within=squares.attrs["df_within"] if not sampled else df_within if df_within.ndim else float(df_within),
     )
+
+
+def _average_df(df: Any, rank: FloatArray) -> FloatArray:
+    """Degrees of freedom of an averaged mean square: df times the rank of the *sample* covariance.
+
+    The consistent rank is taken back to the plain ratio of the sample traces, the inverse of what
+    :func:`kdstats.components.estimation.effective_rank` does: never above df, and cautious where few students know
+    the rank badly.
+    """
+    n = np.asarray(df, dtype=float)
+    return np.asarray(n * (rank + 2 / n) / ((n - 1) * (n + 2) / n**2 + (rank + 2 / n) / n))
 
 
 def _mean(dataset: xr.Dataset) -> xr.Dataset:
@@ -187,7 +204,8 @@ def _mean(dataset: xr.Dataset) -> xr.Dataset:
     }
     first = next(iter(dataset.data_vars.values()))
     leading = {dim: dataset.coords[dim] for dim in first.dims[:-2] if dim in dataset.coords}
-    return xr.Dataset(averaged, coords={**leading, "point": ["average"], "output": [0]}, attrs=dataset.attrs)
+    coords = AVERAGE if not leading else {**leading, **AVERAGE}
+    return xr.Dataset(averaged, coords=coords, attrs=dataset.attrs)
 
 
 def _rank(attrs: Mapping[str, Any], name: str, leading: tuple[int, ...]) -> FloatArray:
