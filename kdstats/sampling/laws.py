@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.special
 from numpy.typing import NDArray
 
 from kdstats.errors import invalid
@@ -39,6 +40,13 @@ class NoiseLaw:
         """Draw independent standardised noise."""
         raise NotImplementedError
 
+    def quantile(self, probability: FloatArray, *, upper: bool = False) -> FloatArray:
+        """Return the quantile of lower-tail (or, with ``upper``, upper-tail) probabilities in (0, 1/2].
+
+        A law that has this is drawn by inversion, which is several times faster than sampling.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Gaussian(NoiseLaw):
@@ -50,6 +58,10 @@ class Gaussian(NoiseLaw):
         """Draw standard normals."""
         return generator.standard_normal(size)
 
+    def quantile(self, probability: FloatArray, *, upper: bool = False) -> FloatArray:
+        """Return normal quantiles."""
+        return _signed(scipy.special.ndtri(probability), upper=upper)
+
 
 @dataclass(frozen=True)
 class Laplace(NoiseLaw):
@@ -60,6 +72,10 @@ class Laplace(NoiseLaw):
     def sample(self, generator: np.random.Generator, size: int | tuple[int, ...]) -> FloatArray:
         """Draw Laplace noise with variance 1."""
         return generator.laplace(0.0, np.sqrt(0.5), size)
+
+    def quantile(self, probability: FloatArray, *, upper: bool = False) -> FloatArray:
+        """Return quantiles of the Laplace law with variance 1."""
+        return _signed(np.sqrt(0.5) * np.log(2.0 * probability), upper=upper)
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,11 @@ class StudentT(NoiseLaw):
         """Draw t noise with variance 1."""
         return np.asarray(generator.standard_t(self.df, size) * np.sqrt((self.df - 2.0) / self.df))
 
+    def quantile(self, probability: FloatArray, *, upper: bool = False) -> FloatArray:
+        """Return quantiles of the t law scaled to variance 1."""
+        scale = np.sqrt((self.df - 2.0) / self.df)
+        return _signed(scale * scipy.special.stdtrit(self.df, probability), upper=upper)
+
 
 @dataclass(frozen=True)
 class Gamma(NoiseLaw):
@@ -110,6 +131,11 @@ class Gamma(NoiseLaw):
     def sample(self, generator: np.random.Generator, size: int | tuple[int, ...]) -> FloatArray:
         """Draw centred gamma noise with variance 1."""
         return np.asarray((generator.standard_gamma(self.shape, size) - self.shape) / np.sqrt(self.shape))
+
+    def quantile(self, probability: FloatArray, *, upper: bool = False) -> FloatArray:
+        """Return quantiles of the centred gamma law with variance 1."""
+        inverse = scipy.special.gammainccinv if upper else scipy.special.gammaincinv
+        return np.asarray((inverse(self.shape, probability) - self.shape) / np.sqrt(self.shape))
 
 
 @dataclass(frozen=True)
@@ -175,3 +201,7 @@ def as_noise_law(value: Any) -> NoiseLaw:
     elif callable(value):
         return UserLaw(value)
     raise invalid("noise_law", "be gaussian, laplace, student_t:DF, gamma:SHAPE, a NoiseLaw or a sampler", value)
+
+
+def _signed(quantile: FloatArray, *, upper: bool) -> FloatArray:
+    return np.asarray(-quantile if upper else quantile)

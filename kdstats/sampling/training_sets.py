@@ -26,6 +26,7 @@ __all__ = [
     "TrainingBlock",
     "correlate",
     "covariance_root",
+    "draw_counts",
     "draw_responses",
     "draw_training_block",
     "initial_coefficients",
@@ -86,7 +87,7 @@ def draw_training_block(
         responses = draw_responses(problem, seeds, block, law, mean=fitted, generation=generation)
         labels = responses.mean(axis=1)
         within = ((responses - labels[:, None]) ** 2).sum(axis=1)
-    return TrainingBlock(labels=labels, within=within, counts=_draw_counts(problem, seeds, block))
+    return TrainingBlock(labels=labels, within=within, counts=draw_counts(problem, seeds, block))
 
 
 def draw_responses(
@@ -210,11 +211,11 @@ def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> Flo
     return np.asarray(estimate + _scale(draws, covariance_root(weighting.student_variance)))[:, 0]
 
 
-def _draw_counts(problem: DistillationProblem, seeds: Seeds, block: int) -> NDArray[np.int64] | None:
+def draw_counts(problem: DistillationProblem, seeds: Seeds, block: int) -> NDArray[np.int64] | None:
+    """Draw how often each student of one block sees each input, shape (BLOCK, n); None without resampling."""
     size, n = problem.resample_size, problem.teacher.n_inputs
     if size is None:
         return None
     rows = seeds.generator("data_resampling", block).integers(n, size=(BLOCK, size))
-    counts = np.zeros((BLOCK, n), dtype=np.int64)
-    np.add.at(counts, (np.arange(BLOCK)[:, None], rows), 1)
-    return counts
+    cells = (rows + n * np.arange(BLOCK)[:, None]).ravel()
+    return np.bincount(cells, minlength=BLOCK * n).reshape(BLOCK, n)
