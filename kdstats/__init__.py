@@ -17,11 +17,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
+    "Gamma": "kdstats.sampling",
     "GaussianTeacher": "kdstats.problem",
     "GradientDescent": "kdstats.problem",
+    "Laplace": "kdstats.sampling",
     "LinearStudent": "kdstats.problem",
     "NetworkStudent": "kdstats.problem",
     "Seeds": "kdstats.streams",
+    "StudentT": "kdstats.sampling",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
     "compare": "kdstats.hypotest",
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         VarianceWeighting,
         catalog,
     )
+    from kdstats.sampling import Gamma, Laplace, StudentT
     from kdstats.streams import Seeds
 
 

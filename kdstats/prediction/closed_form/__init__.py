@@ -4,7 +4,7 @@ from kdstats.prediction.closed_form.budget import BudgetPlan, fixed_budget_varia
 from kdstats.prediction.closed_form.engine import predict
 from kdstats.prediction.closed_form.grid import predict_grid
 from kdstats.prediction.closed_form.high_dimensional import high_dimensional_variance
-from kdstats.prediction.closed_form.mse import MSEDistribution, mse_distribution, mse_per_student
+from kdstats.prediction.closed_form.mse import MSEDistribution, mse_distribution
 from kdstats.prediction.closed_form.quadratic_form import QuadraticForm
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "fixed_budget_variance",
     "high_dimensional_variance",
     "mse_distribution",
-    "mse_per_student",
     "optimal_responses",
     "predict",
     "predict_grid",

@@ -18,14 +18,13 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from kdstats.components.result import VarianceComponents
 from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.prediction.closed_form.engine import closed_form
 from kdstats.prediction.closed_form.quadratic_form import QuadraticForm
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_array
 
-__all__ = ["MSEDistribution", "mse_distribution", "mse_per_student"]
+__all__ = ["MSEDistribution", "mse_distribution"]
 
 FloatArray = NDArray[np.float64]
 
@@ -106,7 +105,7 @@ def mse_distribution(problem: DistillationProblem, target: Any) -> MSEDistributi
     if not answer.is_gaussian:
         raise UnsupportedProblemError(
             "the law of the test error is known for Gaussian predictions; with resampled rows or estimated weights "
-            "observe students and use `mse_per_student`"
+            "observe students and take `kdstats.student_mse`"
         )
     truth = _as_target(target, answer.mean.shape)
     count = truth.size
@@ -123,21 +122,6 @@ def mse_distribution(problem: DistillationProblem, target: Any) -> MSEDistributi
         bias += float(gap @ gap) / count
     form = QuadraticForm(np.concatenate(weights), np.concatenate(shifts), offset=offset)
     return MSEDistribution(bias=bias, noise=float(answer.inter_student.sum()) / count, form=form)
-
-
-def mse_per_student(observed: VarianceComponents, target: Any) -> FloatArray:
-    """Return each observed student's mean squared error at the query points, shape (n_students,).
-
-    Raises
-    ------
-    ProblemError
-        If the result holds no student predictions, or the target has another shape.
-    """
-    predictions = observed.student_predictions
-    if predictions is None:
-        raise invalid("observed", "hold the students' predictions", f"a result of engine {observed.engine!r}")
-    truth = _as_target(target, predictions.shape[1:])
-    return np.asarray(((predictions.values - truth) ** 2).mean(axis=(1, 2)))
 
 
 def _as_target(target: Any, shape: tuple[int, ...]) -> FloatArray:

@@ -1,0 +1,270 @@
+"""The ``kdstats`` command.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 agreed (or nothing to judge), 1
+refuted, 2 bad usage or data, 4 unreliable (undecided), 130 interrupted. No traceback reaches a user.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdstats.errors import KdstatsError, KdstatsWarning, invalid
+
+__all__ = ["application", "run"]
+
+EXIT = {"agree": 0, "disagree": 1, "undecided": 4}
+BAD_DATA, INTERRUPTED = 2, 130
+
+application = typer.Typer(
+    name="kdstats",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Predict, observe and test how much distilled students vary.",
+)
+
+StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="Study file (TOML).", show_default=False)]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Your own table, in place of a study file.")]
+Target = Annotated[str | None, typer.Option(help="Column of true values, with --csv.")]
+TeacherMean = Annotated[str | None, typer.Option(help="Column of the teacher's mean answers, with --csv.")]
+Noise = Annotated[str | None, typer.Option(help="Variance of one response: a column or a number, with --csv.")]
+Responses = Annotated[int | None, typer.Option("--n-responses", "-k", help="Responses per input, with --csv.")]
+Strategy = Annotated[str | None, typer.Option(help="single, averaging or multi_response, with --csv.")]
+Penalty = Annotated[float | None, typer.Option(help="Ridge penalty, with --csv.")]
+TestFraction = Annotated[float | None, typer.Option(help="Share of rows kept as query points, with --csv.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; overrides the study's.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results; an interrupted run is resumed from it.")]
+Students = Annotated[int | None, typer.Option(help="Number of students; overrides the study's.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="Engine; overrides the default.")]
+
+
+def run() -> None:
+    """Run the command and turn every outcome into an exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        application(standalone_mode=True)
+    except KdstatsError as error:
+        _fail(f"kdstats: {error}", BAD_DATA)
+    except KeyboardInterrupt:
+        again = " ".join(sys.argv[1:])
+        hint = f"; finished parts are kept, go on with: kdstats {again}" if "--out" in sys.argv else ""
+        _fail(f"kdstats: interrupted{hint}", INTERRUPTED)
+
+
+@application.command()
+def demo(*, out: Out = None, seed: Seed = None, as_json: Json = False) -> None:
+    """Boston Housing from prediction to report: what noise in a teacher does to its students."""
+    from kdstats.cli.demo import demo_study
+
+    _study(demo_study(), out=out if out is not None else Path("out/demo"), seed=seed, as_json=as_json)
+
+
+@application.command()
+def predict(
+    study: StudyFile = None,
+    *,
+    csv: Csv = None,
+    target: Target = None,
+    teacher_mean: TeacherMean = None,
+    noise_variance: Noise = None,
+    n_responses: Responses = None,
+    strategy: Strategy = None,
+    penalty: Penalty = None,
+    test_fraction: TestFraction = None,
+    engine: EngineName = None,
+    n_students: Students = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the variance components before any student is trained."""
+    from kdstats.engine import predict as predict_components
+
+    loaded = _load(study, csv, locals()).with_run(seed=seed)
+    options: dict[str, Any] = {"engine": engine}
+    if engine == "monte_carlo":
+        options |= {"n_students": n_students or loaded.run.n_simulated, "rng": loaded.run.seed}
+        options["noise_law"] = loaded.run.noise_law
+    elif n_students is not None:
+        raise invalid("--n-students", "be left out without --engine monte_carlo", n_students)
+    setting = loaded.setting()
+    _prepare(out)
+    with _progress("predicting"):
+        result = predict_components(setting.problem, **options)
+    _print_components(result, out=out, name="predicted", as_json=as_json)
+
+
+@application.command()
+def observe(
+    study: StudyFile = None,
+    *,
+    csv: Csv = None,
+    target: Target = None,
+    teacher_mean: TeacherMean = None,
+    noise_variance: Noise = None,
+    n_responses: Responses = None,
+    strategy: Strategy = None,
+    penalty: Penalty = None,
+    test_fraction: TestFraction = None,
+    engine: EngineName = None,
+    n_students: Students = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train students for real and estimate their variance components."""
+    from kdstats.engine import observe as observe_components
+
+    loaded = _load(study, csv, locals()).with_run(seed=seed, n_students=n_students)
+    setting = loaded.setting()
+    _prepare(out)
+    with _progress(f"training {loaded.run.n_students} students"):
+        result = observe_components(
+            setting.problem,
+            engine=engine,
+            n_students=loaded.run.n_students,
+            rng=loaded.run.seed,
+            noise_law=loaded.run.noise_law,
+        )
+    _print_components(result, out=out, name="observed", as_json=as_json)
+
+
+@application.command()
+def compare(
+    predicted: Annotated[Path, typer.Argument(help="Result of `kdstats predict --out` (NetCDF).")],
+    observed: Annotated[Path, typer.Argument(help="Result of `kdstats observe --out` (NetCDF).")],
+    *,
+    margin: Annotated[float, typer.Option(help="Equivalence margin on the variance ratio.")] = 1.5,
+    confidence_level: Annotated[float, typer.Option(help="One minus the level of every test.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Test a prediction against an observation; the exit code is the verdict."""
+    from kdstats.components.result import VarianceComponents
+    from kdstats.hypotest import compare as compare_components
+
+    result = compare_components(
+        VarianceComponents.from_netcdf(predicted),
+        VarianceComponents.from_netcdf(observed),
+        equivalence_margin=margin,
+        confidence_level=confidence_level,
+    )
+    typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else result.summary())
+    raise typer.Exit(EXIT[result.verdict])
+
+
+@application.command()
+def report(
+    study: Annotated[Path, typer.Argument(help="Study file (TOML).")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for results and report.html.")],
+    seed: Seed = None,
+    n_students: Students = None,
+    as_json: Json = False,
+) -> None:
+    """Run a whole study: predict, observe, test, and write a self-contained HTML report."""
+    from kdstats.study import Study
+
+    loaded = Study.from_toml(study).with_run(n_students=n_students)
+    _study(loaded, out=out, seed=seed, as_json=as_json)
+
+
+@application.command()
+def decompose(
+    table: Annotated[Path, typer.Argument(help="CSV with columns student, replicate, point and values.")],
+    *,
+    value: Annotated[list[str] | None, typer.Option(help="Value column; repeat for several outputs.")] = None,
+    student: Annotated[str, typer.Option(help="Column of students.")] = "student",
+    replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
+    point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate the components of your own predictions, from any system."""
+    from kdstats.cli.tables import read_long_table
+    from kdstats.observation.table import decompose as decompose_table
+
+    _prepare(out)
+    frame = read_long_table(table)
+    result = decompose_table(frame, value=value or ["value"], student=student, replicate=replicate, point=point)
+    _print_components(result, out=out, name="observed", as_json=as_json)
+
+
+def _study(study: Any, *, out: Path, seed: int | None, as_json: bool) -> None:
+    from kdstats.cli.presentation import study_json, study_text
+    from kdstats.study import run_study
+    from kdstats.study.document import write_report
+
+    study = study.with_run(seed=seed)
+    with _progress("starting") as say:
+        result = run_study(study, out=out, say=say)
+        say("writing the report")
+        place = write_report(result, out / "report.html")
+    typer.echo(json.dumps(study_json(result, place), indent=1) if as_json else study_text(result, place))
+    raise typer.Exit(EXIT[result.verdict] if result.comparisons else 0)
+
+
+def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:
+    from kdstats.cli.tables import study_of_csv
+    from kdstats.study import Study
+
+    if (study is None) == (csv is None):
+        raise invalid("STUDY", "be given, or --csv in its place (and not both)", "both" if study else "neither")
+    names = ("target", "teacher_mean", "noise_variance", "n_responses", "strategy", "penalty", "test_fraction")
+    given = {name: flags[name] for name in names if flags[name] is not None}
+    if study is not None:
+        if given:
+            raise invalid(
+                f"--{next(iter(given)).replace('_', '-')}", "go with --csv, not with a study file", str(study)
+            )
+        return Study.from_toml(study)
+    assert csv is not None
+    return study_of_csv(csv, **given)
+
+
+def _prepare(out: Path | None) -> None:
+    from kdstats.study.folder import prepare
+
+    if out is not None:
+        prepare(out)
+
+
+def _print_components(result: Any, *, out: Path | None, name: str, as_json: bool) -> None:
+    from kdstats.cli.presentation import components_json
+
+    if out is not None:
+        result.to_netcdf(out / f"{name}.nc")
+        typer.echo(f"wrote {out / f'{name}.nc'}", err=True)
+    typer.echo(json.dumps(components_json(result), indent=1) if as_json else result.summary())
+
+
+@contextmanager
+def _progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done: a live line on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: typer.echo(f"kdstats: {text} ...", err=True)
+        return
+    with console.status(first) as status:
+        yield status.update
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, KdstatsWarning):
+        typer.echo(f"kdstats: warning: {message}", err=True)
+
+
+def _fail(text: str, code: int) -> None:
+    typer.echo(" ".join(text.split()), err=True)
+    raise SystemExit(code)

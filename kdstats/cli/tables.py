@@ -1,0 +1,38 @@
+"""Tables on the command line: a study posed by one CSV file, and long tables of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdstats.errors import DataError
+from kdstats.study.file import Study
+
+__all__ = ["read_long_table", "study_of_csv"]
+
+
+def study_of_csv(path: Path, *, noise_variance: str | None = None, **flags: Any) -> Study:
+    """Return the study that a CSV file and the flags beside it pose."""
+    data: dict[str, Any] = {"csv": str(path)}
+    data |= {name: flags[name] for name in ("target", "teacher_mean", "test_fraction") if name in flags}
+    teacher = {}
+    if noise_variance is not None:
+        try:
+            teacher["noise_variance"] = float(noise_variance)
+        except ValueError:
+            data["noise_variance"] = noise_variance
+    design = {name: flags[name] for name in ("n_responses", "strategy") if name in flags}
+    student = {"penalty": flags["penalty"]} if "penalty" in flags else {}
+    return Study({"data": data, "teacher": teacher, "design": design, "student": student})
+
+
+def read_long_table(path: Path) -> Any:
+    """Read a long table of predictions as a DataFrame."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except OSError as error:
+        raise DataError(f"`table` must be a readable file; got {str(path)!r} ({error.strerror})") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"`table` must be a CSV file with a header and rows; got {path.name!r} ({error})") from None

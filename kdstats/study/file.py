@@ -1,0 +1,336 @@
+"""The study file: data, teacher, student, design and run, as TOML that is checked before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdstats.errors import StudyError
+from kdstats.problem.design import Design
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.teacher import GaussianTeacher
+from kdstats.study.data import BUILT_IN, Dataset, load_dataset, read_csv
+
+__all__ = ["Setting", "Study"]
+
+FloatArray = NDArray[np.float64]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataTable(_Table):
+    """Where inputs come from and how they are split.
+
+    The scaler is fitted to the training rows alone.
+    """
+
+    dataset: str | None = None
+    csv: str | None = None
+    features: list[str] | None = None
+    target: str | None = None
+    teacher_mean: str | None = None
+    noise_variance: str | None = None
+    test_fraction: float = Field(0.2, ge=0.0, lt=1.0)
+    split_seed: int = Field(42, ge=0)
+    standardize: bool = True
+    max_points: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataTable:
+        if (self.dataset is None) == (self.csv is None):
+            raise ValueError(f"needs either dataset ({', '.join(BUILT_IN)}) or csv")
+        if self.csv is not None and self.target is None and self.teacher_mean is None:
+            raise ValueError("needs target (to fit a teacher) or teacher_mean with csv")
+        return self
+
+
+class TeacherTable(_Table):
+    """The teacher's noise; its mean is a column of the data or a least-squares fit to the target."""
+
+    noise_variance: float | None = Field(None, ge=0.0)
+    noise_fraction: float | None = Field(None, ge=0.0)
+    response_correlation: float = 0.0
+    input_correlation: float = 0.0
+
+    @model_validator(mode="after")
+    def _one_noise(self) -> TeacherTable:
+        if self.noise_variance is not None and self.noise_fraction is not None:
+            raise ValueError("takes noise_variance or noise_fraction (of the target's variance), not both")
+        return self
+
+
+class TrainingTable(_Table):
+    """Gradient steps of a linear student."""
+
+    n_steps: int
+    learning_rate: float
+    initialization_sd: float = 0.0
+
+
+class StudentTable(_Table):
+    """A linear or network student."""
+
+    kind: Literal["linear", "network"] = "linear"
+    penalty: float = 0.0
+    fit_intercept: bool = True
+    minimum_norm: bool = False
+    residual_variance: str = "unbiased"
+    training: TrainingTable | None = None
+    hidden: list[int] = [16]
+    activation: str = "relu"
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    epochs: int = 200
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> StudentTable:
+        network = {"hidden", "activation", "optimizer", "learning_rate", "epochs"}
+        other = self.model_fields_set & (
+            network if self.kind == "linear" else set(type(self).model_fields) - network - {"kind"}
+        )
+        if other:
+            raise ValueError(f"has {sorted(other)[0]!r}, which a {self.kind} student does not have")
+        return self
+
+
+class DesignTable(_Table):
+    """Strategy, responses and sources."""
+
+    n_responses: int = 1
+    strategy: str | None = None
+    sources: list[str] | None = None
+    resample_size: int | None = None
+    n_generations: int = 1
+
+
+class RunTable(_Table):
+    """How many students, which seeds, which engines, which sweeps."""
+
+    n_students: int = Field(500, ge=2)
+    n_simulated: int = Field(20_000, ge=2)
+    seed: int = Field(1, ge=0)
+    noise_law: str = "gaussian"
+    observe: list[Literal["linear", "networks"]] | None = None
+    equivalence_margin: float = Field(1.5, gt=1.0)
+    confidence_level: float = Field(0.95, gt=0.0, lt=1.0)
+    sweep_responses: list[int] = []
+    sweep_noise: list[float] = []
+    sweep_students: int = Field(300, ge=2)
+
+
+class _Document(_Table):
+    title: str = "Distillation study"
+    data: DataTable
+    teacher: TeacherTable = TeacherTable()
+    student: StudentTable = StudentTable()
+    design: DesignTable = DesignTable()
+    run: RunTable = RunTable()
+
+
+class Setting(_Table):
+    """What a study file becomes: the problem, and the truth at its query points where known."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    problem: DistillationProblem
+    target: Any
+    unit: str
+
+
+class Study:
+    """A checked study file.
+
+    Parameters
+    ----------
+    document : mapping
+        The tables of the file.
+    folder : Path, optional
+        Where relative paths in it start. Default: the working directory.
+
+    Raises
+    ------
+    StudyError
+        If a table or key is unknown or missing or a value has the wrong type: one line, naming the key.
+    """
+
+    def __init__(self, document: dict[str, Any], *, folder: Path | None = None) -> None:
+        try:
+            self._document = _Document.model_validate(document)
+        except ValidationError as error:
+            raise StudyError(_one_line(error)) from None
+        self._folder = folder or Path()
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Study:
+        """Read a study file."""
+        place = Path(path)
+        try:
+            document = tomllib.loads(place.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StudyError(f"`study` must be a readable file; got {str(place)!r} ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StudyError(f"`study` must be valid TOML; got {place.name!r}: {error}") from None
+        return cls(document, folder=place.parent)
+
+    @property
+    def title(self) -> str:
+        """Title of the report."""
+        return self._document.title
+
+    @property
+    def run(self) -> RunTable:
+        """Numbers of students, seeds, engines and sweeps."""
+        return self._document.run
+
+    def with_run(self, **changes: Any) -> Study:
+        """Return the study with some entries of its run table changed (None leaves one as it is)."""
+        document = self._document.model_dump(exclude_unset=True)
+        document["run"] = {**document.get("run", {}), **{k: v for k, v in changes.items() if v is not None}}
+        return Study(document, folder=self._folder)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every table and key, defaults included."""
+        return self._document.model_dump(exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the study as TOML text, defaults included."""
+        import tomli_w
+
+        return tomli_w.dumps(self.as_dict())
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the study, which identifies its results."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+    def setting(self) -> Setting:
+        """Load the data, split and scale it, and return the problem it poses."""
+        table = self._document.data
+        data = self._load(table)
+        train, test = _split(len(data.X), table)
+        X = data.X
+        if table.standardize:
+            spread = X[train].std(axis=0)
+            X = (X - X[train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+        target = data.target
+        mean = self._teacher_mean(data, X, train)
+        noise = self._noise(data, train)
+        noise_table = self._document.teacher
+        teacher = GaussianTeacher(
+            X[train],
+            mean[train],
+            noise_variance=noise,
+            response_correlation=noise_table.response_correlation,
+            input_correlation=noise_table.input_correlation,
+            feature_names=data.feature_names,
+        )
+        design = self._document.design
+        problem = DistillationProblem(
+            teacher=teacher,
+            student=_student(self._document.student),
+            design=Design(
+                X[test],
+                n_responses=design.n_responses,
+                strategy=design.strategy,
+                sources=design.sources,
+                resample_size=design.resample_size,
+                n_generations=design.n_generations,
+                point_labels=tuple(f"row {row}" for row in test),
+            ),
+        )
+        return Setting(problem=problem, target=None if target is None else target[test], unit=data.unit)
+
+    def _load(self, table: DataTable) -> Dataset:
+        if table.dataset is not None:
+            return load_dataset(table.dataset)
+        assert table.csv is not None
+        return read_csv(
+            self._folder / table.csv,
+            target=table.target,
+            teacher_mean=table.teacher_mean,
+            noise_variance=table.noise_variance,
+            features=table.features,
+        )
+
+    def _teacher_mean(self, data: Dataset, X: FloatArray, train: NDArray[np.int64]) -> FloatArray:
+        if data.teacher_mean is not None:
+            return data.teacher_mean
+        from kdstats.linear.least_squares import factorize
+
+        assert data.target is not None
+        inputs = np.hstack([np.ones((len(X), 1)), X])
+        fit = factorize(inputs[train], names=("intercept", *data.feature_names))
+        return np.asarray(inputs @ fit.solve(data.target[train]))
+
+    def _noise(self, data: Dataset, train: NDArray[np.int64]) -> Any:
+        table = self._document.teacher
+        if table.noise_variance is not None:
+            return table.noise_variance
+        if table.noise_fraction is not None:
+            reference = data.target if data.target is not None else data.teacher_mean
+            assert reference is not None
+            return table.noise_fraction * float(reference[train].var())
+        if data.noise_variance is not None:
+            return data.noise_variance[train]
+        raise StudyError(
+            "`teacher` must have noise_variance or noise_fraction, or `data` a noise_variance column; got none"
+        )
+
+
+def _split(n: int, table: DataTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return training and query rows; without a test fraction students are asked at their own inputs."""
+    if table.test_fraction == 0.0:
+        every = np.arange(n)
+        return every, every[: table.max_points]
+    n_test = max(1, round(table.test_fraction * n))
+    if n_test >= n:
+        raise StudyError(f"`data.test_fraction` must leave training rows; got {table.test_fraction} of {n} rows")
+    order = np.random.Generator(np.random.Philox(table.split_seed)).permutation(n)
+    return np.sort(order[n_test:]), np.sort(order[:n_test])[: table.max_points]
+
+
+def _student(table: StudentTable) -> LinearStudent | NetworkStudent:
+    if table.kind == "network":
+        return NetworkStudent(
+            hidden=tuple(table.hidden),
+            activation=table.activation,
+            optimizer=table.optimizer,
+            learning_rate=table.learning_rate,
+            epochs=table.epochs,
+        )
+    student = LinearStudent(
+        penalty=table.penalty,
+        fit_intercept=table.fit_intercept,
+        minimum_norm=table.minimum_norm,
+        residual_variance=table.residual_variance,
+    )
+    if table.training is None:
+        return student
+    return replace(student, training=GradientDescent(**table.training.model_dump()))
+
+
+def _one_line(error: ValidationError) -> str:
+    """Say the first thing that is wrong, and how many more there are."""
+    first, *others = error.errors()
+    path = ".".join(str(part) for part in first["loc"]) or "study"
+    if first["type"] == "extra_forbidden":
+        text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"
+    elif first["type"] == "missing":
+        text = f"`{path}` must be given; got nothing"
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        text = (
+            f"`{path}`: {reason[0].lower()}{reason[1:]}; got {first['input']!r}"
+            if not isinstance(first["input"], dict)
+            else f"`{path}` {reason}"
+        )
+    return text + (f" (and {len(others)} more)" if others else "")
