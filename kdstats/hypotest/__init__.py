@@ -6,7 +6,7 @@
 from kdstats.hypotest.covariance import CovarianceResult, covariance_test
 from kdstats.hypotest.equality import EqualityResult, PointwiseResult, equality_test, pointwise_test
 from kdstats.hypotest.equivalence import EquivalenceResult, equivalence_test
-from kdstats.hypotest.mse import MseResult, mse_test
+from kdstats.hypotest.mse import MseResult, mse_test, student_mse
 from kdstats.hypotest.multiplicity import adjust_pvalues
 from kdstats.hypotest.power import (
     df_for_equality,
@@ -42,6 +42,7 @@ __all__ = [
     "mse_test",
     "pointwise_test",
     "rate_test",
+    "student_mse",
     "students_for_equality",
     "students_for_equivalence",
 ]

@@ -240,7 +240,7 @@ def equality_of(ratio: Ratio, *, component: str, alternative: str) -> EqualityRe
 
 def pointwise_of(both: Pair, *, multiplicity: str) -> PointwiseResult:
     """Return the tests of every point of a pair."""
-    between, expected = _without_rounding(both), both.expected_between
+    between, expected = both.between, both.expected_between
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = between / expected
         df_denominator = 2.0 * expected**2 / both.expected_between_variance
@@ -279,7 +279,7 @@ def ratio_of(both: Pair, *, component: str, kurtosis: str) -> Ratio:
 
 
 def _between_ratio(both: Pair, kurtosis: str) -> Ratio:
-    between, predicted = float(_without_rounding(both).mean()), float(both.expected_between.mean())
+    between, predicted = float(both.between.mean()), float(both.expected_between.mean())
     rank, n = both.rank, both.observed.df_between
     df_kurtosis = _kurtosis_df(both, kurtosis)
     df_denominator = 2.0 * predicted**2 / both.expected_mean_variance if both.expected_mean_variance > 0 else np.inf
@@ -321,7 +321,7 @@ def _total_ratio(both: Pair, inter: Ratio) -> Ratio:
     predicted = float((both.inter + both.intra).mean())
     within = (share * both.observed.within_se_of_mean) ** 2
     between = 0.0 if inter.law is None else 2.0 * inter.predicted**2 / inter.law.df
-    monte_carlo = float((both.inter_se + both.intra_se).mean()) ** 2
+    monte_carlo = both.inter_se_of_mean**2 + float(both.intra_se.mean()) ** 2
     if between + within == 0.0 or predicted <= 0.0:
         law = None
     else:
@@ -370,15 +370,6 @@ def _kurtosis_df(both: Pair, kurtosis: str) -> float | None:
     if kurtosis == "auto" and np.log(relative / second) < NOT_GAUSSIAN * error:
         return None
     return 2.0 * both.observed.df_between / relative
-
-
-def _without_rounding(both: Pair) -> FloatArray:
-    """Return the variances between students, 0 where they are rounding of equal predictions."""
-    between, values = both.observed.between, both.observed.predictions
-    if values is None:
-        return between
-    rounding = (8.0 * np.finfo(float).eps * np.abs(values).max(axis=0)) ** 2
-    return np.where(between <= rounding, 0.0, between)
 
 
 def _ratio_tail(ratio: FloatArray, df: float, df_denominator: FloatArray, *, upper: bool) -> FloatArray:

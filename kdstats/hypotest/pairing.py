@@ -75,6 +75,16 @@ class Pair:
     exactness: str
     notes: tuple[str, ...]
     rank_given: Rank | None
+    average_se: Mapping[str, float]
+
+    @cached_property
+    def between(self) -> FloatArray:
+        """Variance of the student means, 0 where it is rounding of equal predictions."""
+        between, values = self.observed.between, self.observed.predictions
+        if values is None:
+            return between
+        rounding = (8.0 * np.finfo(float).eps * np.abs(values).max(axis=0)) ** 2
+        return np.where(between <= rounding, 0.0, between)
 
     @cached_property
     def expected_between(self) -> FloatArray:
@@ -96,18 +106,26 @@ class Pair:
 
     @cached_property
     def expected_mean_variance(self) -> float:
-        """Sampling variance of the mean of :attr:`expected_between` over points and outputs.
-
-        The Monte Carlo part has the rank of the points, relative errors alike.
-        """
-        square = float((self.inter**2).sum())
-        relative = float((self.inter_se**2).sum()) / square if square > 0 else 0.0
-        monte_carlo = relative * float(self.inter.mean()) ** 2 * self.inter.size / self.rank.value
+        """Sampling variance of the mean of :attr:`expected_between` over points and outputs."""
+        monte_carlo = self.inter_se_of_mean**2
         if not self.observed.n_replicates:
             return monte_carlo
         if self.observed.single_output:
             return monte_carlo + float(self.intra_se.mean()) ** 2
         return monte_carlo + (self.observed.within_share * self.observed.within_se_of_mean) ** 2
+
+    @cached_property
+    def inter_se_of_mean(self) -> float:
+        """Standard error of the mean of the predicted inter-student variance.
+
+        As recorded by the engine; else ``se^2 = sum se_i^2 / sum C_ii^2 (mean C_ii)^2 / rank``, which holds where
+        the relative error is the same at every point.
+        """
+        if "inter_student" in self.average_se:
+            return float(self.average_se["inter_student"])
+        square = float((self.inter**2).sum())
+        relative = float((self.inter_se**2).sum()) / square if square > 0 else 0.0
+        return float(self.inter.mean()) * float(np.sqrt(relative / self.rank.value))
 
     @cached_property
     def rank(self) -> Rank:
@@ -164,6 +182,7 @@ def pair(predicted: VarianceComponents, observed: VarianceComponents) -> Pair:
         exactness=predicted.exactness,
         notes=_notes(predicted, observed),
         rank_given=_rank(predicted, observed, arrays, covariance),
+        average_se=dict(predicted.attrs.get("average_standard_error") or {}),
     )
 
 
@@ -238,7 +257,7 @@ def _check_kinds(predicted: Any, observed: Any) -> None:
 
 def _aligned(predicted: VarianceComponents, observed: VarianceComponents) -> VarianceComponents:
     """Return the observation with points in the order of the prediction."""
-    theirs, ours = (list(item.inter_student["output"].values) for item in (predicted, observed))
+    theirs, ours = (item.inter_student["output"].values.tolist() for item in (predicted, observed))
     if theirs != ours:
         raise ComparisonError(f"`observed` must have the outputs of the prediction ({theirs}); got {ours}")
     wanted, given = (list(item.inter_student["point"].values.tolist()) for item in (predicted, observed))

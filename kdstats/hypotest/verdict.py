@@ -278,7 +278,7 @@ def _covariance_is_testable(both: Pair) -> bool:
 
 def _degenerate(both: Pair, component: str, ratio: Ratio) -> bool:
     """Whether nothing varies in the observation although the prediction says that it does."""
-    return component != "intra_student" and ratio.predicted > 0.0 and not both.observed.between.any()
+    return component != "intra_student" and ratio.predicted > 0.0 and not both.between.any()
 
 
 def _judge(facts: _Facts, *, degenerate: bool) -> tuple[str, str]:
