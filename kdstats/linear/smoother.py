@@ -255,17 +255,23 @@ def _factorize(inputs: FloatArray, names: tuple[str, ...], student: LinearStuden
 
 
 def _minimum_norm_free_intercept(inputs: FloatArray) -> Factorization:
-    """Minimise the norm of the slopes alone: fit them to centred inputs, then the intercept."""
+    """Minimise the norm of the slopes alone: fit them to centred inputs, then the intercept.
+
+    The rank is that of the inputs as they came: centring large means leaves rounding that looks like a direction.
+    """
     ones, slopes = inputs[:, 0], inputs[:, 1:]
+    norms = np.linalg.norm(inputs, axis=0)
+    rank = int(np.linalg.matrix_rank(inputs / np.where(norms > 0.0, norms, 1.0))) - 1
     shares = ones @ slopes / (ones @ ones)
-    inner = factorize(slopes - np.outer(ones, shares), names=[""] * slopes.shape[1], minimum_norm=True)
+    left, values, right = scipy.linalg.svd(slopes - np.outer(ones, shares), full_matrices=False)
     length = float(np.sqrt(ones @ ones))
-    root = np.zeros((inputs.shape[1], inner.rank + 1))
+    root = np.zeros((inputs.shape[1], rank + 1))
     root[0, 0] = 1.0 / length
-    root[0, 1:] = -shares @ inner.root
-    root[1:, 1:] = inner.root
-    basis: FloatArray = np.column_stack([ones / length, inner.basis])
-    return Factorization(matrix=inputs, root=root, condition=inner.condition, make_basis=lambda: basis)
+    root[1:, 1:] = right[:rank].T / values[:rank]
+    root[0, 1:] = -shares @ root[1:, 1:]
+    basis: FloatArray = np.column_stack([ones / length, left[:, :rank]])
+    condition = float(values[0] / values[rank - 1]) if rank else 1.0
+    return Factorization(matrix=inputs, root=root, condition=condition, make_basis=lambda: basis)
 
 
 def _penalty_rows(width: int, penalty: float, *, fit_intercept: bool) -> FloatArray:
