@@ -256,13 +256,13 @@ def _fit_shared_rows(
 def _least_squares(inputs: FloatArray, rhs: FloatArray, student: LinearStudent) -> FloatArray:
     """Least squares by singular values, for all right-hand sides at once."""
     if student.minimum_norm:
-        return _smallest_slopes(inputs, rhs) if student.fit_intercept else _solve(inputs, rhs, cutoff=_cutoff(inputs))
+        return _smallest_slopes(inputs, rhs) if student.fit_intercept else _solve(inputs, rhs, rank=_rank(inputs))
     if student.penalty > 0.0:
         penalty_rows = np.sqrt(student.penalty) * _penalised(student, inputs.shape[1])
         inputs = np.vstack([inputs, penalty_rows])
         rhs = np.vstack([rhs, np.zeros((len(penalty_rows), rhs.shape[1]))])
     scale = np.linalg.norm(inputs, axis=0)
-    return np.asarray(_solve(inputs / scale, rhs, cutoff=EPS) / scale[:, None])
+    return np.asarray(_solve(inputs / scale, rhs, rank=inputs.shape[1]) / scale[:, None])
 
 
 def _smallest_slopes(inputs: FloatArray, rhs: FloatArray) -> FloatArray:
@@ -270,19 +270,20 @@ def _smallest_slopes(inputs: FloatArray, rhs: FloatArray) -> FloatArray:
     ones, columns = inputs[:, 0], inputs[:, 1:]
     length = ones @ ones
     centred = columns - np.outer(ones, ones @ columns / length)
-    slopes = _solve(centred, rhs - np.outer(ones, ones @ rhs / length), cutoff=_cutoff(columns))
+    slopes = _solve(centred, rhs - np.outer(ones, ones @ rhs / length), rank=_rank(inputs) - 1)
     return np.vstack([ones @ (rhs - columns @ slopes) / length, slopes])
 
 
-def _solve(inputs: FloatArray, rhs: FloatArray, *, cutoff: float) -> FloatArray:
-    """Solution of smallest norm; singular values up to ``cutoff`` times the largest count as 0."""
+def _solve(inputs: FloatArray, rhs: FloatArray, *, rank: int) -> FloatArray:
+    """Solution of smallest norm at a given rank."""
     left, values, right = np.linalg.svd(inputs, full_matrices=False)
-    kept = values > cutoff * values[0]
-    return np.asarray(right[kept].T @ ((left[:, kept].T @ rhs) / values[kept, None]))
+    return np.asarray(right[:rank].T @ ((left[:, :rank].T @ rhs) / values[:rank, None]))
 
 
-def _cutoff(inputs: FloatArray) -> float:
-    return float(max(inputs.shape)) * EPS
+def _rank(inputs: FloatArray) -> int:
+    """Rank of a matrix whatever the units of its columns; before centring, which leaves rounding behind."""
+    norms = np.linalg.norm(inputs, axis=0)
+    return int(np.linalg.matrix_rank(inputs / np.where(norms > 0.0, norms, 1.0)))
 
 
 def _penalised(student: LinearStudent, width: int) -> FloatArray:
@@ -328,7 +329,7 @@ def _fit_own_rows(
 def _weighted_least_squares(
     X: FloatArray, labels: FloatArray, weights: FloatArray, penalty: float, student: LinearStudent
 ) -> tuple[FloatArray, int]:
-    """Weighted least squares of every student, by QR of its weighted, centred rows and the singular values of R."""
+    """Weighted least squares of every student, by QR of its weighted, centred rows."""
     size, p = len(labels), X.shape[1]
     centre, level = np.zeros((size, p)), np.zeros((size, labels.shape[2]))
     if student.fit_intercept:
@@ -336,23 +337,33 @@ def _weighted_least_squares(
         centre, level = shares @ X, np.einsum("bn,bnq->bq", shares, labels)
     root = np.sqrt(weights)[..., None]
     inputs, rhs = root * (X - centre[:, None]), root * (labels - level[:, None])
+    lacking = np.empty(0, dtype=np.int64)
     if penalty > 0.0:
         rows = np.broadcast_to(np.sqrt(penalty) * np.eye(p), (size, p, p))
         inputs = np.concatenate([inputs, rows], axis=1)
         rhs = np.concatenate([rhs, np.zeros((size, p, labels.shape[2]))], axis=1)
-    basis, triangle = np.linalg.qr(inputs)
-    scale = np.linalg.norm(triangle, axis=1, keepdims=True)
-    scale[scale == 0.0] = 1.0
-    left, values, right = np.linalg.svd(triangle / scale, full_matrices=False)
-    full = (values > _cutoff(inputs[0]) * values[:, :1]).all(axis=1) & (triangle.shape[1] == p)
-    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0.0)
-    projected = left.swapaxes(1, 2) @ (basis.swapaxes(1, 2) @ rhs)
-    slopes = (right.swapaxes(1, 2) @ (inverse[..., None] * projected)) / scale.swapaxes(1, 2)
-    for lacking in np.flatnonzero(~full):
-        slopes[lacking] = _solve(inputs[lacking], rhs[lacking], cutoff=_cutoff(inputs[lacking]))
+    else:
+        lacking = np.flatnonzero(_ranks(X, weights, student) < p + int(student.fit_intercept))
+    slopes = np.empty((size, p, labels.shape[2]))
+    full = np.delete(np.arange(size), lacking)
+    if full.size:
+        basis, triangle = np.linalg.qr(inputs[full])
+        slopes[full] = np.linalg.solve(triangle, basis.swapaxes(1, 2) @ rhs[full])
+    for own in lacking:
+        rank = _rank(root[own] * augment(X, student)) - int(student.fit_intercept)
+        slopes[own] = _solve(inputs[own], rhs[own], rank=rank)
     if student.fit_intercept:
         slopes = np.concatenate([(level - np.einsum("bp,bpq->bq", centre, slopes))[:, None], slopes], axis=1)
-    return slopes, int((~full).sum())
+    return slopes, lacking.size
+
+
+def _ranks(X: FloatArray, weights: FloatArray, student: LinearStudent) -> NDArray[np.int64]:
+    """Rank of every student's weighted rows, before centring and whatever the units of the columns."""
+    triangle = np.linalg.qr(np.sqrt(weights)[..., None] * augment(X, student), mode="r")
+    norms = np.linalg.norm(triangle, axis=1, keepdims=True)
+    tolerance = max(len(X), X.shape[1]) * EPS
+    values = np.linalg.svd(triangle / np.where(norms > 0.0, norms, 1.0), compute_uv=False)
+    return np.asarray((values > tolerance * values[:, :1]).sum(axis=1))
 
 
 def _descend_own_rows(
