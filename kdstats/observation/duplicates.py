@@ -191,7 +191,8 @@ def _expected_variance(problem: DistillationProblem, smoother: Smoother) -> Floa
 
 
 def _precision(predictions: NDArray[Any]) -> float:
-    single = predictions.dtype == np.float32 or np.array_equal(predictions, predictions.astype(np.float32))
+    with np.errstate(over="ignore"):
+        single = predictions.dtype == np.float32 or np.array_equal(predictions, predictions.astype(np.float32))
     return float(np.finfo(np.float32 if single else np.float64).eps)
 
 
