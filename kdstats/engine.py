@@ -105,7 +105,7 @@ def load_engine(table: dict[str, str], name: str) -> Engine:
     MissingDependencyError
         If a library the engine needs is not installed.
     """
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise invalid("engine", f"be one of {', '.join(table)}", name)
     module, attribute = table[name].split(":")
     try:

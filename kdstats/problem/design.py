@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +174,7 @@ class Design:
         self._set_points()
         self._set_sources()
         self._set_weighting()
-        as_count("n_generations", self.n_generations)
+        object.__setattr__(self, "n_generations", as_count("n_generations", self.n_generations))
         if self.n_generations > 1 and strategy == "variance_weighting":
             raise invalid("n_generations", "be 1 with strategy 'variance_weighting'", self.n_generations)
 
@@ -186,16 +186,20 @@ class Design:
             object.__setattr__(self, "X_query", as_matrix("X_query", self.X_query))
             if labels is not None:
                 labels = as_labels("point_labels", labels, self.X_query.shape[0])
-        object.__setattr__(self, "point_labels", None if labels is None else tuple(labels))
+        elif labels is not None:
+            labels = as_labels("point_labels", labels, len(labels) if isinstance(labels, Sized) else 0)
+        object.__setattr__(self, "point_labels", labels)
 
     def _set_sources(self) -> None:
         size = self.resample_size
         if size is not None:
-            as_count("resample_size", size)
+            object.__setattr__(self, "resample_size", as_count("resample_size", size))
         if self.sources is None:
             chosen = frozenset(SOURCES) - (frozenset() if size is not None else {"data_resampling"})
         else:
-            given: Iterable[str] = (self.sources,) if isinstance(self.sources, str) else self.sources
+            given: Any = (self.sources,) if isinstance(self.sources, str) else self.sources
+            if not isinstance(given, Iterable):
+                raise invalid("sources", f"be names out of {', '.join(SOURCES)}", given)
             chosen = frozenset(as_choice("sources", source, SOURCES) for source in given)
         if size is not None and "data_resampling" not in chosen:
             raise invalid("resample_size", "be left out when the source 'data_resampling' is off", size)

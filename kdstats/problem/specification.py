@@ -19,7 +19,7 @@ from kdstats.errors import invalid
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
-from kdstats.problem.validation import as_count
+from kdstats.problem.validation import as_count, as_labels
 
 __all__ = ["DistillationProblem"]
 
@@ -81,6 +81,8 @@ class DistillationProblem:
         query, p = self.design.X_query, self.teacher.n_features
         if query is not None and query.shape[1] != p:
             raise invalid("X_query", f"have {p} columns, as X has", f"{query.shape[1]} columns")
+        if self.design.point_labels is not None:
+            as_labels("point_labels", self.design.point_labels, self.n_points)
 
     def _check_responses(self) -> None:
         k, rho = self.design.n_responses, self.teacher.response_correlation
@@ -186,9 +188,11 @@ class DistillationProblem:
         Raises
         ------
         ProblemError
-            If the text is no TOML, a table or key is unknown or missing, or a value breaks a rule.
+            If the file cannot be read, the text is no TOML, a table or key is unknown or missing, or a value breaks a rule.
         """
-        text = source.read_text() if isinstance(source, Path) else source
+        text = _read(source) if isinstance(source, Path) else source
+        if not isinstance(text, str):
+            raise invalid("source", "be TOML text or a Path", f"a {type(source).__name__}")
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -200,6 +204,14 @@ class DistillationProblem:
         if missing:
             raise invalid("source", "have the tables teacher, student and design", f"no [{missing[0]}]")
         return cls(**{part: _from_table(part, document[part]) for part in _KINDS})
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not UTF-8 text"
+        raise invalid("source", "be a file that can be read", f"{path}: {reason}") from None
 
 
 def _update(digest: Any, path: str, value: Any) -> None:
@@ -245,7 +257,7 @@ def _from_table(part: str, table: Any) -> Any:
     table = dict(table)
     kinds = _KINDS[part]
     kind = table.pop("kind", next(iter(kinds)) if len(kinds) == 1 else None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise invalid(f"{part}.kind", f"be one of {', '.join(kinds)}", kind)
     return _construct(part, kinds[kind], table)
 

@@ -47,7 +47,7 @@ class GradientDescent:
     initialization_sd: float = 0.0
 
     def __post_init__(self) -> None:
-        as_count("n_steps", self.n_steps)
+        object.__setattr__(self, "n_steps", as_count("n_steps", self.n_steps))
         rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(
@@ -119,8 +119,8 @@ class LinearStudent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", as_number("penalty", self.penalty, minimum=0.0))
-        as_flag("fit_intercept", self.fit_intercept)
-        as_flag("minimum_norm", self.minimum_norm)
+        object.__setattr__(self, "fit_intercept", as_flag("fit_intercept", self.fit_intercept))
+        object.__setattr__(self, "minimum_norm", as_flag("minimum_norm", self.minimum_norm))
         as_choice("residual_variance", self.residual_variance, ("unbiased", "mle"))
         if self.weights is not None and self.covariance is not None:
             raise invalid("weights", "not be given together with `covariance`", "both")
@@ -199,4 +199,4 @@ class NetworkStudent:
         as_choice("optimizer", self.optimizer, OPTIMIZERS)
         rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
         object.__setattr__(self, "learning_rate", rate)
-        as_count("epochs", self.epochs)
+        object.__setattr__(self, "epochs", as_count("epochs", self.epochs))

@@ -115,8 +115,8 @@ class GaussianTeacher:
         object.__setattr__(self, "input_correlation", shared)
         if fitting is not None:
             object.__setattr__(self, "fitting_covariance", as_covariance("fitting_covariance", fitting, n))
-        labels = tuple(f"x{j}" for j in range(p)) if names is None else tuple(str(name) for name in names)
-        object.__setattr__(self, "feature_names", as_labels("feature_names", labels, p))
+        labels = as_labels("feature_names", tuple(f"x{j}" for j in range(p)) if names is None else names, p)
+        object.__setattr__(self, "feature_names", tuple(str(name) for name in labels))
 
     @property
     def n_inputs(self) -> int:

@@ -7,7 +7,7 @@ copies, so that a frozen problem cannot change under its owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,8 @@ def as_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = None
             raise invalid(name, f"have {wanted} dimension{'s' if wanted != '1' else ''}", f"shape {raw.shape}")
     if raw.size == 0:
         raise invalid(name, "not be empty", f"shape {raw.shape}")
-    array = np.asarray(raw, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        array = np.asarray(raw, dtype=np.float64)
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -108,7 +109,10 @@ def as_number(
         value = value[()]
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise invalid(name, "be a number", value)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise invalid(name, "be a number of double precision", "an integer beyond 1.8e308") from None
     if not np.isfinite(number):
         raise invalid(name, "be finite", number)
     if minimum is not None and (number < minimum or (exclusive and number == minimum)):
@@ -172,8 +176,13 @@ def as_covariance(name: str, value: Any, size: int) -> FloatArray:
 
 
 def as_labels(name: str, value: Any, size: int) -> tuple[Any, ...]:
-    """Return ``size`` unique hashable labels."""
-    labels = tuple(item.item() if isinstance(item, np.generic) else item for item in value)
+    """Return ``size`` unique hashable labels; lists, as files have them, become tuples."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise invalid(name, f"be a sequence of {size} labels", value)
+    labels = tuple(_label(item) for item in value)
+    for label in labels:
+        if not isinstance(label, Hashable):
+            raise invalid(name, "have labels such as numbers, names or tuples of them", label)
     if len(labels) != size:
         raise invalid(name, f"have {size} labels", f"{len(labels)}")
     if len(set(labels)) != size:
@@ -182,10 +191,19 @@ def as_labels(name: str, value: Any, size: int) -> tuple[Any, ...]:
     return labels
 
 
+def _label(item: Any) -> Any:
+    if isinstance(item, (list, tuple)):
+        return tuple(_label(part) for part in item)
+    return item.item() if isinstance(item, np.generic) else item
+
+
 def _numeric_from_object(name: str, raw: NDArray[Any]) -> NDArray[Any]:
     """Accept object arrays of plain numbers (as pandas makes them), nothing else."""
     if raw.size and all(isinstance(item, (int, float, np.number)) and not isinstance(item, bool) for item in raw.flat):
-        return raw.astype(np.float64)
+        try:
+            return raw.astype(np.float64)
+        except OverflowError:
+            raise invalid(name, "hold numbers of double precision", "an integer beyond 1.8e308") from None
     lengths = {np.shape(item) for item in raw.flat} if raw.ndim == 1 else set()
     if any(lengths) or len(lengths) > 1:
         raise ProblemError(f"`{name}` must be a rectangular array of numbers; got rows of differing lengths")
