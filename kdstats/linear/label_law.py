@@ -85,7 +85,7 @@ def mean_response_covariance(problem: DistillationProblem, k: int, *, fitting: b
     teacher = problem.teacher
     if "teacher_output" not in problem.design.sources:
         return np.zeros(())
-    share = (1.0 + (k - 1) * teacher.response_correlation) / k
+    share = max(0.0, 1.0 + (k - 1) * teacher.response_correlation) / k  # the lowest correlation may round below 0
     noise = teacher.noise_variance if teacher.is_diagonal else teacher.covariance
     covariance = share * noise
     if fitting and teacher.fitting_covariance is not None:

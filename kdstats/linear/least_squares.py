@@ -27,6 +27,8 @@ FloatArray = NDArray[np.float64]
 EPSILON = float(np.finfo(np.float64).eps)
 #: Condition number of the scaled columns beyond which a warning tells the digits to expect.
 CONDITION_WARNING = 1e8
+#: Lengths whose squares neither overflow nor lose digits to underflow lie between its inverse and it.
+SAFE_LENGTH = 1e140
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,9 +95,7 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
         If the scaled columns are so close to dependent that fewer than 8 digits are safe.
     """
     n, width = matrix.shape
-    scale = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
-    if not scale.all():
-        scale[scale == 0.0] = 1.0
+    scale = _column_lengths(matrix)
     packed, pivots, reflectors, _, _ = lapack.dgeqp3(np.divide(matrix, scale, order="F"), overwrite_a=1)
     order = pivots - 1
     diagonal = np.abs(packed.diagonal())
@@ -123,6 +123,18 @@ def factorize(matrix: FloatArray, *, names: Sequence[str], minimum_norm: bool = 
         condition=condition,
         make_basis=lambda: np.ascontiguousarray(lapack.dorgqr(packed, reflectors)[0]),
     )
+
+
+def _column_lengths(matrix: FloatArray) -> FloatArray:
+    """Euclidean length of each column, 1 for a column of zeros."""
+    with np.errstate(over="ignore", under="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
+    if not ((lengths < SAFE_LENGTH) & (lengths > 1.0 / SAFE_LENGTH)).all():
+        largest = np.abs(matrix).max(axis=0)
+        largest[largest == 0.0] = 1.0
+        lengths = np.minimum(largest * np.sqrt(((matrix / largest) ** 2).sum(axis=0)), np.finfo(float).max)
+        lengths[lengths == 0.0] = 1.0
+    return np.asarray(lengths)
 
 
 def _minimum_norm(matrix: FloatArray) -> Factorization:
