@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import invalid
+from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.prediction.closed_form.engine import ClosedForm, closed_form, effective_rank
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
@@ -52,9 +52,16 @@ def predict_grid(
         correlation is impossible for one of the k.
     """
     started = time.perf_counter()
-    levels = as_array("noise_variance", list(noise_variance), ndim=1)
+    if not isinstance(problem.student, LinearStudent):
+        raise UnsupportedProblemError(
+            f"the closed form covers a LinearStudent; got a {type(problem.student).__name__} "
+            f"(`kdstats.observe` trains it)"
+        )
+    levels = as_array("noise_variance", noise_variance, ndim=1)
     if (levels < 0.0).any():
         raise invalid("noise_variance", "be at least 0", float(levels.min()))
+    if not isinstance(n_responses, Iterable):
+        raise invalid("n_responses", "be a sequence of counts", n_responses)
     counts = [as_count("n_responses", k) for k in n_responses]
     if not counts:
         raise invalid("n_responses", "not be empty", "[]")
