@@ -183,7 +183,9 @@ def predict(
         raise invalid("n_students", f"be at most {MOST_STUDENTS}", max(n_students, limit))
     n_workers = as_count("n_workers", n_workers)
     blocks_per_chunk = -(-as_count("chunk_size", CHUNK if chunk_size is None else chunk_size) // BLOCK)
-    target = None if relative_error is None else as_number("relative_error", relative_error, minimum=0.0, exclusive=True)
+    target = (
+        None if relative_error is None else as_number("relative_error", relative_error, minimum=0.0, exclusive=True)
+    )
     as_flag("covariance", covariance)
     wants_control = None if control_variate is None else as_flag("control_variate", control_variate)
     bar = _Progress(None if progress is None else as_flag("progress", progress), started)
@@ -233,7 +235,11 @@ def predict(
 
 
 def _prepare(
-    problem: DistillationProblem, seeds: Seeds, law: Any, n_students: int, wants_control: bool | None  # noqa: FBT001
+    problem: DistillationProblem,
+    seeds: Seeds,
+    law: Any,
+    n_students: int,
+    wants_control: bool | None,  # noqa: FBT001
 ) -> _Simulation:
     student = problem.student
     assert isinstance(student, LinearStudent)
@@ -258,7 +264,9 @@ def _prepare(
     pilot = Students(
         coefficients=np.concatenate([block.coefficients for block in drawn]),
         variances=np.concatenate([block.variances for block in drawn]),
-        control=np.concatenate([block.control for block in drawn if block.control is not None]) if use_control else None,
+        control=np.concatenate([block.control for block in drawn if block.control is not None])
+        if use_control
+        else None,
     )
     frame = frame_of(query, pilot, variance)
     if use_control:
@@ -282,7 +290,12 @@ def _control_variance(problem: DistillationProblem, fit: Smoother, query: FloatA
 
 
 def _until(
-    crew: _Crew, n_students: int, target: float | None, limit: int, bar: _Progress, covariance: bool  # noqa: FBT001
+    crew: _Crew,
+    n_students: int,
+    target: float | None,
+    limit: int,
+    bar: _Progress,
+    covariance: bool,  # noqa: FBT001
 ) -> tuple[Estimates, bool]:
     """Simulate n students, and twice as many again until the relative error is reached."""
     n = n_students
@@ -313,7 +326,9 @@ class _Crew:
     def __enter__(self) -> _Crew:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -356,7 +371,9 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -405,15 +422,15 @@ def _warn(problem: DistillationProblem, total: Sums, target: float | None, found
     assert isinstance(student, LinearStudent)
     if total.n_deficient and not student.minimum_norm:
         warnings.warn(
-            f"the resampled rows of {total.n_deficient} of {int(total.n)} students do not determine their coefficients; "
-            "the solution of smallest norm was taken (raise `resample_size`, or set `penalty`)",
+            f"the resampled rows of {total.n_deficient} of {int(total.n)} students do not determine their coefficients; the "
+            "solution of smallest norm was taken (raise `resample_size`, or set `penalty`)",
             ApproximationWarning,
             stacklevel=3,
         )
     if not reached:
         warnings.warn(
-            f"`relative_error` {target:g} is not reached with {int(total.n)} students: it is {_relative_error(found):.3g} "
-            "(raise `max_students`)",
+            f"`relative_error` {target:g} is not reached with {int(total.n)} students: it is "
+            f"{_relative_error(found):.3g} (raise `max_students`)",
             PrecisionWarning,
             stacklevel=3,
         )

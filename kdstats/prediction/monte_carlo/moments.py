@@ -123,7 +123,8 @@ def control_coefficients(frame: Frame, pilot: Students) -> FloatArray:
     others = (pilot.control @ frame.query.T) ** 2
     others -= others.mean(axis=0)
     spread = (others**2).sum(axis=0)
-    return np.divide((squares * others).sum(axis=0), spread, out=np.zeros_like(spread), where=spread > 0.0)
+    product = (squares * others).sum(axis=0)
+    return np.asarray(np.divide(product, spread, out=np.zeros_like(spread), where=spread > 0.0))
 
 
 def sums(students: Students, frame: Frame) -> Sums:
@@ -132,13 +133,13 @@ def sums(students: Students, frame: Frame) -> Sums:
     spreads = students.variances - frame.variances
     n, q, _ = deviations.shape
     m = len(frame.query)
-    predictions = deviations @ frame.query.T
+    predictions = (deviations.reshape(n * q, -1) @ frame.query.T).reshape(n, q, m)
     if frame.weights is None or students.control is None:
         control, weights = np.empty((0, q, m)), np.zeros((q, m))
     else:
-        control, weights = students.control @ frame.query.T, frame.weights
-    points, b = point_sums(np.ascontiguousarray(predictions), spreads, np.ascontiguousarray(control), weights)
-    c = np.ascontiguousarray((deviations @ frame.triangle.T).reshape(n, -1))
+        control, weights = (students.control.reshape(n * q, -1) @ frame.query.T).reshape(n, q, m), frame.weights
+    points, b = point_sums(predictions, spreads, control, weights)
+    c = np.ascontiguousarray((deviations.reshape(n * q, -1) @ frame.triangle.T).reshape(n, -1))
     a, w = row_squares(c), spreads.mean(axis=1)
     scalars = np.stack([a, b, w])
     return Sums(
@@ -183,7 +184,7 @@ def estimates(total: Sums, frame: Frame, *, covariance: bool = False) -> Estimat
     inter = between - beta * (l2 / n - frame.control_variance)
     inter_se, intra_se, total_se, _ = _standard_errors(moments, between, beta, n)
     pooled = _pooled_moments(total, with_control=frame.weights is not None)
-    average = _standard_errors(pooled, between.mean(), np.float64(1.0), n)
+    average = _standard_errors(pooled, np.asarray(between.mean()), np.ones(()), n)
     centred = total.gram - np.outer(total.vector, total.vector) / n
     names = ("inter_student", "intra_student", "total", "between")
     return Estimates(

@@ -189,15 +189,17 @@ class OwnRows:
         shrink = 2.0 * training.learning_rate / self.n_rows * np.maximum(eigenvalues, 0.0)
         if (shrink >= 2.0).any():
             raise PredictionError(
-                f"`learning_rate` must be less than {2.0 * training.learning_rate / shrink.max():.4g} for the resampled "
-                f"rows of every student, or the steps diverge; got {training.learning_rate:g}"
+                f"`learning_rate` must be less than {2.0 * training.learning_rate / shrink.max():.4g} for the "
+                f"resampled rows of every student, or the steps diverge; got {training.learning_rate:g}"
             )
         with np.errstate(divide="ignore"):
             decay = training.n_steps * np.where(shrink < 0.5, np.log1p(-shrink.clip(max=0.5)), np.log(abs(1 - shrink)))
         sign = np.where((shrink > 1.0) & (training.n_steps % 2 == 1), -1.0, 1.0)
         learned = np.where(sign > 0, -np.expm1(decay), 1.0 + np.exp(decay))
         step = 2.0 * training.learning_rate / self.n_rows
-        gain = np.divide(step * learned, shrink, out=np.full_like(shrink, step * training.n_steps), where=shrink > 1e-300)
+        gain = np.divide(
+            step * learned, shrink, out=np.full_like(shrink, step * training.n_steps), where=shrink > 1e-300
+        )
         moved = (sides @ vectors) * gain[:, None]
         if initial is not None:
             moved += (initial @ vectors) * (1.0 - learned)[:, None]
