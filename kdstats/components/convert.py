@@ -113,15 +113,11 @@ def to_netcdf(components: VarianceComponents, path: Path) -> None:
         "groups": {name: _encoded(node.attrs, name) for name, node in tree.children.items()},
         "objects": objects,
         "names": {name: getattr(components, name).name for name in ARRAYS if getattr(components, name) is not None},
-        "text": {
-            n: {str(v): a.dtype.str for v, a in d.variables.items() if a.dtype.kind == "U"} for n, d in groups.items()
-        },
+        "text": {name: _text_dtypes(dataset) for name, dataset in groups.items()},
     }
     text = json.dumps(header)
-    root = xr.Dataset(
-        attrs=_native(components.attrs) | {"format": FORMAT, "format_version": FORMAT_VERSION, "header": text}
-    )
-    root.attrs["sha256"] = _digest(groups, text)
+    marks = {"format": FORMAT, "format_version": FORMAT_VERSION, "header": text, "sha256": _digest(groups, text)}
+    root = xr.Dataset(attrs=_native(components.attrs) | marks)
     _write(xr.DataTree.from_dict({"/": root, **groups}), encoding, Path(path))
 
 
@@ -206,6 +202,10 @@ def _write(tree: xr.DataTree, encoding: Mapping[str, Any], path: Path) -> None:
         os.close(folder)
 
 
+def _text_dtypes(dataset: xr.Dataset) -> dict[str, str]:
+    return {str(name): array.dtype.str for name, array in dataset.variables.items() if array.dtype.kind == "U"}
+
+
 def _storage(array: xr.Variable) -> dict[str, Any]:
     text = {"dtype": "S1"} if array.dtype.kind == "U" else {"_FillValue": None} if array.dtype.kind == "f" else {}
     return {"fletcher32": True, **text}
@@ -226,7 +226,7 @@ def _native(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         str(name): value
         for name, value in attrs.items()
-        if isinstance(value, str | float | int) and not isinstance(value, bool)
+        if type(value) in (str, float) or (type(value) is int and abs(value) < 2**63)
     }
 
 

@@ -30,6 +30,8 @@ SAMPLED = "one-way random effects, (MSB - MSW)/r"
 KNOWN = "variance of student means, mean of student variances"
 #: Fewest students whose own spread says how well the variance is known; Gaussian theory below.
 N_DISTRIBUTION_FREE = 4
+#: Most replicate errors from which their effective rank is estimated.
+RANK_ROWS = 10_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -246,9 +248,10 @@ def _standard_errors(
 
 
 def _rank_within(flat: NDArray[Any], means: FloatArray) -> float:
-    n_students, n_replicates, n_points = flat.shape
-    residuals = flat.astype(np.float64)
-    residuals -= means[:, None]
+    n_replicates, n_points = flat.shape[1:]
+    n_students = min(flat.shape[0], max(RANK_ROWS // n_replicates, 1))
+    residuals = flat[:n_students].astype(np.float64)
+    residuals -= means[:n_students, None]
     residuals -= residuals.mean(axis=1, keepdims=True)
     return effective_rank(residuals.reshape(-1, n_points), df=n_students * (n_replicates - 1))
 

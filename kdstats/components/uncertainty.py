@@ -133,7 +133,8 @@ def average(components: VarianceComponents) -> VarianceComponents:
     total = components.estimate["total"]
     n_cells, leading = total.shape[-2] * total.shape[-1], total.shape[:-2]
     rank = _rank(components.attrs, "effective_rank", leading)
-    recorded = dict(components.attrs.get("average_standard_error") or {}) if n_cells > 1 else {}
+    own = n_cells > 1 and not leading
+    recorded = dict(components.attrs.get("average_standard_error") or {}) if own else {}
     draws = None if components.draws is None else _mean(components.draws)
     mean_squares = None
     if components.mean_squares is not None:

@@ -184,7 +184,11 @@ class TestRefusals:
         [
             (np.ones((1, 5, 2)), {}, "`n_students` must be at least 2 .* got 1"),
             (np.ones((5, 1, 2)), {}, "`n_replicates` must be at least 2 to identify intra-student variance; got 1"),
-            (np.ones((5, 2, 2)), {"variances": np.ones((5, 2))}, "`n_replicates` must be 1 where `variances` are given"),
+            (
+                np.ones((5, 2, 2)),
+                {"variances": np.ones((5, 2))},
+                "`n_replicates` must be 1 where `variances` are given",
+            ),
             (np.ones((5, 1, 2)), {"variances": np.ones((5, 3))}, r"`variances` must have shape \(5, 2, 1\)"),
             (np.ones((5, 1, 2)), {"variances": np.ones((1, 2))}, r"`variances` must have shape .* got shape \(1, 2\)"),
             (np.ones((5, 1, 2)), {"variances": -1.0}, "`variances` must be at least 0"),
@@ -216,7 +220,7 @@ class TestRefusals:
         with pytest.raises(EstimationError, match=f"got {bad} for student 'd', replicate 1, point 2, output 0"):
             estimate_components(table)
         table[1] = bad
-        with pytest.raises(EstimationError, match="student 'b'.*2 of 5 students affected"):
+        with pytest.raises(EstimationError, match=r"student 'b'.*2 of 5 students affected"):
             estimate_components(table)
 
     def test_variances_with_other_labels(self):

@@ -14,12 +14,14 @@ from kdstats.errors import EstimationError, ProblemError
 
 def sampled(seed=0, n=40, r=3, m=4):
     rng = np.random.default_rng(seed)
-    return estimate_components(rng.normal(size=(n, 1, m)) + 0.5 * rng.normal(size=(n, r, m)), point_labels=list("abcdefgh")[:m])
+    return estimate_components(
+        rng.normal(size=(n, 1, m)).cumsum(-1) + 0.5 * rng.normal(size=(n, r, m)), point_labels=list("abcdefgh")[:m]
+    )
 
 
 def known(seed=0, n=40, m=4):
     rng = np.random.default_rng(seed)
-    return estimate_components(rng.normal(size=(n, 1, m)), variances=rng.gamma(5, size=(n, m)))
+    return estimate_components(rng.normal(size=(n, 1, m)).cumsum(-1), variances=rng.gamma(5, size=(n, m)))
 
 
 def plain(**options):
@@ -41,7 +43,9 @@ class TestInterval:
 
     def test_simulated_is_gaussian(self):
         bounds = interval(plain(attrs=SIMULATED, inter_student_se=0.1, total_se=0.2), 0.9)
-        assert_allclose(bounds["inter_student"][:, 0, 1], [1 + 0.1 * stats.norm.ppf(0.95), 3 + 0.1 * stats.norm.ppf(0.95)])
+        assert_allclose(
+            bounds["inter_student"][:, 0, 1], [1 + 0.1 * stats.norm.ppf(0.95), 3 + 0.1 * stats.norm.ppf(0.95)]
+        )
         assert_allclose(bounds["intra_student"].diff("ci_bound"), 0)
 
     def test_draws_give_quantiles(self):
@@ -93,11 +97,15 @@ class TestInterval:
         gaussian = estimate_components(rng.normal(size=(2000, 1, 5)), variances=0)
 
         def ratio(c):
-            width = [interval(c, students=law)["inter_student"].diff("ci_bound").mean().item() for law in ("any", "gaussian")]
+            width = [
+                interval(c, students=law)["inter_student"].diff("ci_bound").mean().item() for law in ("any", "gaussian")
+            ]
             return width[0] / width[1]
 
         assert ratio(gaussian) == pytest.approx(1, abs=0.06)
-        assert ratio(heavy) == pytest.approx((5 / 2) ** 0.5, rel=0.15)  # kurtosis 6: variance of s^2 is 5/2 times the Gaussian
+        assert ratio(heavy) == pytest.approx(
+            (5 / 2) ** 0.5, rel=0.15
+        )  # kurtosis 6: variance of s^2 is 5/2 times the Gaussian
 
     def test_refusals(self):
         c = sampled()
@@ -176,6 +184,17 @@ class TestAverage:
         assert list(mean.total.n_responses.values) == [1, 2, 5]
         assert_allclose(mean.inter_student.squeeze(), values.mean(axis=(1, 2)))
         assert_allclose(mean.standard_error["inter_student"].squeeze(), [1, 1 / 2, 1 / 3])
+
+    def test_record_of_one_cell_is_not_used_for_a_grid(self):
+        c = VarianceComponents.from_arrays(
+            inter_student=np.ones((2, 2, 1)),
+            intra_student=1.0,
+            inter_student_se=np.array([0.1, 0.4])[:, None, None],
+            point_labels=["a", "b"],
+            leading={"k": [1, 2]},
+            attrs={**SIMULATED, "average_standard_error": {"inter_student": 9.0, "intra_student": 9.0, "total": 9.0}},
+        )
+        assert_allclose(c.average().standard_error["inter_student"].squeeze(), [0.1, 0.4])
 
     def test_mean_squares_of_another_source_use_the_rank(self):
         c = sampled()
