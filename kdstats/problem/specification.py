@@ -149,9 +149,16 @@ class DistillationProblem:
         return self.teacher.n_inputs if self.design.resample_size is None else self.design.resample_size
 
     def with_design(self, **changes: Any) -> DistillationProblem:
-        """Return the problem with some entries of its design changed."""
+        """Return the problem with some entries of its design changed.
+
+        A number of responses changes the strategy ``single`` to ``averaging``; a resample size switches
+        the source ``data_resampling`` on, and None off, unless ``sources`` says otherwise.
+        """
         if "n_responses" in changes and "strategy" not in changes and self.design.strategy == "single":
             changes["strategy"] = None
+        if "resample_size" in changes and "sources" not in changes:
+            others = self.design.sources - {"data_resampling"}
+            changes["sources"] = others if changes["resample_size"] is None else others | {"data_resampling"}
         return replace(self, design=replace(self.design, **changes))
 
     def with_teacher(self, **changes: Any) -> DistillationProblem:

@@ -90,19 +90,26 @@ def expected_residual_variance(problem: DistillationProblem, smoother: Smoother,
     if "student_output" not in problem.design.sources:
         return np.zeros(problem.teacher.n_outputs)
     n, rows_per_input = problem.teacher.n_inputs, _rows_per_input(problem)
-    divisor = float(n * rows_per_input)
+    seen = n if problem.resample_size is None else problem.resample_size
+    used = n - smoother.residual_degrees_of_freedom
+    divisor = float(seen * rows_per_input)
     if student.residual_variance == "unbiased":
-        divisor += smoother.residual_degrees_of_freedom - n
-        if divisor < NO_DEGREES_OF_FREEDOM * n:
+        divisor -= used
+        if divisor < NO_DEGREES_OF_FREEDOM * seen:
             raise PredictionError(
                 f"`X` must leave residual degrees of freedom for the student's own residual variance; got 0 residual "
-                f"degrees of freedom from {n} rows (set residual_variance='mle', or leave 'student_output' out of "
+                f"degrees of freedom from {seen} rows (set residual_variance='mle', or leave 'student_output' out of "
                 f"`sources`)"
             )
     mean = smoother.whiten(labels.mean)
     bias = mean - smoother.inputs @ smoother.coefficients(mean)
-    noise = _residual_trace(problem, smoother, labels)
-    squares = rows_per_input * ((bias**2).sum(axis=0) + noise) + labels.within
+    residual_squares = (bias**2).sum(axis=0) + _residual_trace(problem, smoother, labels)
+    within = labels.within
+    if problem.resample_size is not None:
+        # m rows out of n scatter around the fit to all n, and their own fit takes up its share of that.
+        residual_squares = residual_squares * (seen - used) / n
+        within = within * seen / n
+    squares = rows_per_input * residual_squares + within
     return np.asarray(squares / divisor * smoother.mean_working_variance)
 
 

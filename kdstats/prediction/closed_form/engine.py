@@ -26,7 +26,11 @@ from kdstats.errors import UnsupportedProblemError
 from kdstats.linear.label_law import label_law
 from kdstats.linear.smoother import augment, smoother
 from kdstats.prediction.closed_form.coefficients import coefficient_law, expected_residual_variance
-from kdstats.prediction.closed_form.resampling import check_regime, resampled_rows_spread
+from kdstats.prediction.closed_form.resampling import (
+    check_regime,
+    resampled_rows_spread,
+    warn_outside_regime,
+)
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_flag
@@ -158,7 +162,10 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         spreads = [spread * np.sqrt((k - 3) / (k - 5)) for spread in spreads]
         intra = intra * (k - 1) / (k - 3)
         exactness = "asymptotic"
-        notes["approximation"] = "estimated weights: many inputs at a fixed number of Gaussian responses"
+        order = warn_outside_regime(problem, problem.teacher.n_inputs, "estimated weights")
+        notes["approximation"] = (
+            f"estimated weights: many inputs at a fixed number of Gaussian responses; relative error of order {order:.2g}"
+        )
     if problem.design.weighting is not None and problem.design.weighting.is_oracle:
         notes["bound"] = "oracle: the labels use the noiseless teacher mean, which no user has"
     return ClosedForm(

@@ -29,7 +29,7 @@ from kdstats.prediction.closed_form.coefficients import (
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 
-__all__ = ["REGIME_RATIO", "check_regime", "resampled_rows_spread"]
+__all__ = ["REGIME_RATIO", "check_regime", "resampled_rows_spread", "warn_outside_regime"]
 
 FloatArray = NDArray[np.float64]
 
@@ -57,15 +57,21 @@ def check_regime(problem: DistillationProblem, size: int) -> float:
             "the closed form covers the source 'data_resampling' for exactly fitted OLS, ridge and weighted students; "
             "use engine='monte_carlo' for this student"
         )
-    width = problem.teacher.n_features + int(student.fit_intercept)
-    if size < REGIME_RATIO * width:
+    return warn_outside_regime(problem, size, "resampled rows")
+
+
+def warn_outside_regime(problem: DistillationProblem, n_rows: int, what: str) -> float:
+    """Return coefficients per row, the order of a first-order result's relative error; warn where it is large."""
+    width = problem.teacher.n_features + int(getattr(problem.student, "fit_intercept", False))
+    order = width / n_rows
+    if n_rows < REGIME_RATIO * width:
         warnings.warn(
-            f"the closed form for resampled rows is first order in P/m = {width}/{size} = {width / size:.2g}; below "
+            f"the closed form for {what} is first order in coefficients per row, {width}/{n_rows} = {order:.2g}; below "
             f"{REGIME_RATIO} rows per coefficient use engine='monte_carlo'",
             ApproximationWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return width / size
+    return order
 
 
 def resampled_rows_spread(
