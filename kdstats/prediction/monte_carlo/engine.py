@@ -384,7 +384,8 @@ class _Progress:
             from rich.console import Console
             from rich.progress import Progress
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            self._bar = Progress(console=console, transient=console.is_terminal)
             self._task = self._bar.add_task("students", total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total)
