@@ -183,15 +183,16 @@ class VarianceComponents:
         count = self.attrs.get("n_students")
         return None if count is None else int(count)
 
-    def interval(self, prob: float = 0.95) -> xr.Dataset:
+    def interval(self, prob: float = 0.95, *, students: str = "gaussian") -> xr.Dataset:
         """Return confidence (or credible) intervals with a ``ci_bound`` dim (``lower``, ``upper``).
 
         Exact answers have intervals of width 0. See :mod:`kdstats.components.uncertainty` for the
-        method that each kind of answer gets.
+        method that each kind of answer gets; ``students="any"`` asks for intervals that do not take
+        observed students to be Gaussian.
         """
         from kdstats.components.uncertainty import interval
 
-        return interval(self, as_probability("prob", prob))
+        return interval(self, as_probability("prob", prob), students=students)
 
     def average(self) -> VarianceComponents:
         """Return the components averaged over points and outputs, with the standard error of the average.

@@ -47,7 +47,7 @@ class TestReplicates:
 
     @pytest.mark.parametrize("n_students", [2, 3, 4, 6, 20])
     def test_squared_standard_errors_are_unbiased_for_gaussian_students(self, n_students):
-        n_tables = 40_000
+        n_tables = 10_000
         rng = np.random.default_rng(n_students)
         y = rng.normal(size=(n_students, 1, n_tables)) + rng.normal(size=(n_students, 3, n_tables))
         with pytest.warns(NegativeComponentWarning):

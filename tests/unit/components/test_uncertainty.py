@@ -98,7 +98,7 @@ class TestInterval:
 
         def ratio(c):
             width = [
-                interval(c, students=law)["inter_student"].diff("ci_bound").mean().item() for law in ("any", "gaussian")
+                c.interval(students=law)["inter_student"].diff("ci_bound").mean().item() for law in ("any", "gaussian")
             ]
             return width[0] / width[1]
 
