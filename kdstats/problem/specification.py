@@ -195,7 +195,8 @@ class DistillationProblem:
         Raises
         ------
         ProblemError
-            If the file cannot be read, the text is no TOML, a table or key is unknown or missing, or a value breaks a rule.
+            If the file cannot be read, the text is no TOML, a table or key is unknown or missing, or a value
+            breaks a rule.
         """
         text = _read(source) if isinstance(source, Path) else source
         if not isinstance(text, str):

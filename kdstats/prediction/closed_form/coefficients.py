@@ -64,7 +64,7 @@ def residual_moments(
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and variance of each whitened training residual, both of shape (n, q)."""
     mean = smoother.whiten(labels.mean)
-    bias = mean - smoother.inputs @ smoother.coefficients(mean)
+    bias = smoother.residuals(mean)
     residual_maker = np.eye(len(mean)) - smoother.hat
     covariance = smoother.whiten.covariance(labels.covariance)
     if covariance.ndim == 2:
@@ -102,7 +102,7 @@ def expected_residual_variance(problem: DistillationProblem, smoother: Smoother,
                 f"`sources`)"
             )
     mean = smoother.whiten(labels.mean)
-    bias = mean - smoother.inputs @ smoother.coefficients(mean)
+    bias = smoother.residuals(mean)
     residual_squares = (bias**2).sum(axis=0) + _residual_trace(problem, smoother, labels)
     within = labels.within
     if problem.resample_size is not None:

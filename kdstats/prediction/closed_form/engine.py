@@ -164,7 +164,8 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         exactness = "asymptotic"
         order = warn_outside_regime(problem, problem.teacher.n_inputs, "estimated weights")
         notes["approximation"] = (
-            f"estimated weights: many inputs at a fixed number of Gaussian responses; relative error of order {order:.2g}"
+            "estimated weights: many inputs at a fixed number of Gaussian responses; "
+            f"relative error of order {order:.2g}"
         )
     if problem.design.weighting is not None and problem.design.weighting.is_oracle:
         notes["bound"] = "oracle: the labels use the noiseless teacher mean, which no user has"
