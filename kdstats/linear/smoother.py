@@ -150,6 +150,12 @@ class Smoother:
             return self.factorization.solve(labels)
         return np.asarray(self.coefficient_map @ labels)
 
+    def residuals(self, labels: FloatArray) -> FloatArray:
+        """Whitened labels (n, ...) less their fit, from zero initial coefficients."""
+        if self.factorization is not None:
+            return self.factorization.residuals(labels)
+        return np.asarray(labels - self.inputs @ self.coefficients(labels))
+
 
 def as_full(covariance: FloatArray, n: int) -> FloatArray:
     """Return a covariance, given as scalar, per input or full, as an (n, n) matrix."""
