@@ -12,13 +12,15 @@ from matplotlib.patches import Patch
 from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import EstimationError, invalid
-from kdstats.plots.style import BLUE, INK, head, house_style, new_figure, scale_axis, squared_unit
+from kdstats.plots.style import BLUE, INK, head, house_style, new_figure, scale_axis, settle, squared_unit
 from kdstats.problem.validation import as_probability
 
 __all__ = ["convergence"]
 
 N_STEPS = 40
 FIRST = 5
+#: Relative rounding between two computations of one variance.
+SAME = 1e-9
 
 
 @house_style()
@@ -45,8 +47,9 @@ def convergence(
     Returns
     -------
     matplotlib.figure.Figure
-        Where students gave r >= 2 sampled outputs, ``student_predictions`` are means of r outputs and
-        what is drawn is their variance, inter + intra/r, against the same sum of the prediction.
+        Where ``student_predictions`` are means of r >= 2 sampled outputs (a table of outputs; not the
+        engines, which know each student's mean), what is drawn is their variance, inter + intra/r,
+        against the same sum of the prediction.
 
     Raises
     ------
@@ -63,8 +66,7 @@ def convergence(
     counts = np.unique(np.geomspace(FIRST, n_students, N_STEPS).round().astype(int))
     running = [_running(predictions, int(count), prob) for count in counts]
     estimate, low, high = (np.array([step[key] for step in running]) for key in ("estimate", "lower", "upper"))
-    n_replicates = 0 if observed.mean_squares is None else int(observed.mean_squares.attrs["n_replicates"])
-    share = 1 / n_replicates if n_replicates > 1 else 0.0
+    share = _share_within(observed, predictions)
     target = None if predicted is None else _target(predicted, share)
 
     what = "variance of student means" if share else "inter-student variance"
@@ -92,7 +94,7 @@ def convergence(
         f"Running estimate of the {what}: after {n_students} students {estimate[-1]:.4g}, {prob:.0%} interval "
         f"{low[-1]:.4g} to {high[-1]:.4g}; after {counts[0]} students it was {estimate[0]:.4g}.{against}"
     )
-    return figure
+    return settle(figure)
 
 
 def _running(predictions: Any, count: int, prob: float) -> dict[str, float]:
@@ -104,6 +106,17 @@ def _running(predictions: Any, count: int, prob: float) -> dict[str, float]:
         "lower": float(bounds.sel(ci_bound="lower").item()),
         "upper": float(bounds.sel(ci_bound="upper").item()),
     }
+
+
+def _share_within(observed: VarianceComponents, predictions: Any) -> float:
+    """Return the part of intra in the variance of the kept predictions: 1/r if they are the means of r outputs."""
+    squares = observed.mean_squares
+    n_replicates = 0 if squares is None else int(squares.attrs["n_replicates"])
+    if squares is None or n_replicates < 2:
+        return 0.0
+    between = squares["between"]
+    are_means = np.allclose(predictions.var("student", ddof=1).transpose(*between.dims), between, rtol=SAME, atol=0.0)
+    return 1.0 / n_replicates if are_means else 0.0
 
 
 def _target(predicted: VarianceComponents, share: float) -> float:

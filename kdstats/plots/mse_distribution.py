@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
-from kdstats.plots.style import BLUE, MUTED, VERMILLION, head, house_style, new_figure, scale_axis, squared_unit
+from kdstats.plots.style import BLUE, MUTED, VERMILLION, head, house_style, new_figure, scale_axis, settle, squared_unit
 from kdstats.problem.validation import as_array, as_probability
 
 __all__ = ["MseLaw", "mse_distribution"]
@@ -123,7 +123,7 @@ def mse_distribution(
     upper.set_ylabel(f"Density [per {squared_unit(unit)}]")
     lower.set_ylabel("Probability of\nat most this MSE")
     figure.set_label(_in_words(law, sample, marks))
-    return figure
+    return settle(figure)
 
 
 def _draw_cumulative(axes: Axes, sample: FloatArray, ends: Sequence[float], prob: float) -> None:
@@ -161,7 +161,7 @@ def _mark(upper: Axes, lower: Axes, place: float, q: float, *, row: int) -> None
 
 
 def _in_words(law: MseLaw, sample: FloatArray | None, marks: Sequence[float]) -> str:
-    parts = ", ".join(f"{q:.4g} quantile {float(law.quantile(q)):.3g}" for q in marks)
+    parts = ", ".join(f"{100 * q:.4g}% quantile {float(law.quantile(q)):.3g}" for q in marks)
     mean, sd = float(law.mean), math.sqrt(float(law.variance))
     text = f"Predicted law of the test MSE of one student: mean {mean:.4g}, sd {sd:.3g}, {parts}."
     if sample is None or sample.size < 2:
@@ -170,5 +170,6 @@ def _in_words(law: MseLaw, sample: FloatArray | None, marks: Sequence[float]) ->
     inside = np.mean((sample >= float(law.quantile(low))) & (sample <= float(law.quantile(high))))
     return (
         f"{text} The {sample.size} observed students have mean {sample.mean():.4g}, sd {sample.std(ddof=1):.3g}; "
-        f"{inside:.1%} of them lie between the {low:.4g} and {high:.4g} quantiles, {high - low:.1%} predicted."
+        f"{inside:.1%} of them lie between the {100 * low:.4g}% and {100 * high:.4g}% quantiles, "
+        f"{high - low:.1%} predicted."
     )

@@ -21,6 +21,7 @@ from kdstats.plots.style import (
     label_curve_ends,
     new_figure,
     scale_axis,
+    settle,
     shifted,
     squared_unit,
     wants_log,
@@ -84,13 +85,13 @@ def draw_panels(
         if place % n_columns == 0:
             axes.set_ylabel(f"Variance, mean over points\n[{squared_unit(unit)}]")
         if label is not None:
-            axes.set_title(f"{DIM_NAMES.get(other, other)} {label:g}", fontweight="bold")
+            axes.set_title(f"{DIM_NAMES.get(other, other)} {label:.4g}", fontweight="bold")
     for spare in list(grid.flat)[len(curves) :]:
         spare.set_axis_off()
     handles = [*_legend(predicted, curves, prob=prob, measured=bool(points), hidden=hidden), *what.extra_handles]
     head(figure, what.title, handles)
     figure.set_label(_in_words(what, predicted, curves, points, shown, prob=prob, unit=unit))
-    return figure
+    return settle(figure)
 
 
 def _draw_curves(axes: Axes, curve: Series, shown: list[str]) -> None:
@@ -183,7 +184,7 @@ def _in_words(
     panels = f" in {len(curves)} panels (numbers of the first)" if len(curves) > 1 else ""
     measured = sum(series.x.size for series in points.values())
     over = f"; {measured} measured points with {prob:.0%} intervals are drawn over the curves" if measured else ""
-    along_x = f"{DIM_NAMES.get(what.dim, what.dim)} from {curve.x[0]:g} to {curve.x[-1]:g}"
+    along_x = f"{DIM_NAMES.get(what.dim, what.dim)} from {curve.x[0]:.4g} to {curve.x[-1]:.4g}"
     where = "squared output units" if unit is None else f"squared {unit}"
     return f"{what.title}{panels}. For {along_x}: {', '.join(parts)} ({where}){over}."
 

@@ -20,6 +20,7 @@ from kdstats.plots.style import (
     house_style,
     new_figure,
     scale_axis,
+    settle,
     squared_unit,
     wants_log,
 )
@@ -131,11 +132,11 @@ def predicted_against_observed(
     )
     figure.set_label(
         f"Observed against predicted {COMPONENT_LOOKS[name].name} variance at {x.size} points: "
-        f"{int(missed.sum())} of {x.size} {prob:.0%} intervals leave out the prediction; "
+        f"{int(missed.sum())} of {x.size} intervals ({prob:.0%}) leave out the prediction; "
         f"a right theory expects about {expected:.3g}. "
         f"Predicted values run from {x.min():.3g} to {x.max():.3g}, observed ones from {y.min():.3g} to {y.max():.3g}."
     )
-    return figure
+    return settle(figure)
 
 
 def _bound(bounds: Any, side: str) -> NDArray[np.float64]:

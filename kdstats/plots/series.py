@@ -74,8 +74,8 @@ def runs_along(observed: Observed, dim: str, *, grid: VarianceComponents, prob: 
     Parameters
     ----------
     observed : VarianceComponents, mapping or sequence
-        A grid; or runs without leading dims: a mapping from the label of a cell (for a grid of two
-        dims the tuple of its two labels, in the order of its dims) to its run, or one run per cell of
+        A grid; or runs without leading dims: a mapping from the label of a cell (for a grid with
+        two dims of more than one label the tuple of both, in the order of its dims) to its run, or one run per cell of
         the predicted grid, in its order.
     dim : str
         The x axis.
@@ -91,18 +91,9 @@ def runs_along(observed: Observed, dim: str, *, grid: VarianceComponents, prob: 
     """
     if isinstance(observed, VarianceComponents):
         return along(observed, dim, prob=prob, name="observed")
-    dims = grid_dims(grid)
-    cells = list(itertools.product(*(grid.estimate.coords[each].values.tolist() for each in dims)))
-    if isinstance(observed, Mapping):
-        runs = {key if isinstance(key, tuple) else (key,): run for key, run in observed.items()}
-    else:
-        if len(observed) != len(cells):
-            raise invalid(
-                "observed", f"have one run per predicted cell ({len(cells)})", f"{len(observed)} runs", EstimationError
-            )
-        runs = dict(zip(cells, observed, strict=True))
-    if not runs:
-        raise invalid("observed", "hold at least one run", "none", EstimationError)
+    dims = [each for each in grid_dims(grid) if each == dim or grid.total.sizes[each] > 1]
+    labels = {each: grid.estimate.coords[each].values.tolist() for each in grid_dims(grid)}
+    runs = _keyed(observed, [labels[each] for each in dims])
     panels: dict[Any, list[tuple[float, VarianceComponents]]] = {}
     for key, run in runs.items():
         if len(key) != len(dims):
@@ -111,14 +102,28 @@ def runs_along(observed: Observed, dim: str, *, grid: VarianceComponents, prob: 
             raise invalid(
                 "observed", "hold runs without leading dims", f"leading dims {grid_dims(run)}", EstimationError
             )
-        cell = dict(zip(dims, key, strict=True))
-        x = cell.pop(dim)
-        panel = next(iter(cell.values()), None)
-        known = {None} if len(dims) == 1 else set(grid.estimate.coords[next(iter(cell))].values.tolist())
-        if panel not in known:
-            raise invalid("observed", f"use the predicted labels of {next(iter(cell))}", panel, EstimationError)
-        panels.setdefault(panel, []).append((float(x), run))
+        cell = {each: values[0] for each, values in labels.items()} | dict(zip(dims, key, strict=True))
+        x = float(cell.pop(dim))
+        other, panel = next(iter(cell.items()), (None, None))
+        if other is not None and panel not in labels[other]:
+            raise invalid("observed", f"use the predicted labels of {other}", panel, EstimationError)
+        panels.setdefault(panel, []).append((x, run))
     return {panel: _joined(sorted(runs_, key=lambda item: item[0]), prob) for panel, runs_ in panels.items()}
+
+
+def _keyed(
+    observed: Mapping[Any, VarianceComponents] | Sequence[VarianceComponents], labels: Sequence[Sequence[Any]]
+) -> dict[tuple[Any, ...], VarianceComponents]:
+    """Return runs by cell; runs without keys take those of the predicted cells in their order."""
+    cells = list(itertools.product(*labels))
+    if not len(observed):
+        raise invalid("observed", "hold at least one run", "none", EstimationError)
+    if isinstance(observed, Mapping):
+        return {key if isinstance(key, tuple) else (key,): run for key, run in observed.items()}
+    if len(observed) != len(cells):
+        rule = f"have one run per predicted cell ({len(cells)})"
+        raise invalid("observed", rule, f"{len(observed)} runs", EstimationError)
+    return dict(zip(cells, observed, strict=True))
 
 
 def _joined(runs: Sequence[tuple[float, VarianceComponents]], prob: float) -> Series:

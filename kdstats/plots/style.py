@@ -34,6 +34,7 @@ __all__ = [
     "label_curve_ends",
     "new_figure",
     "scale_axis",
+    "settle",
     "shifted",
     "squared_unit",
     "wants_log",
@@ -109,6 +110,14 @@ def house_style() -> Iterator[None]:
 def new_figure(*, width: float = 6.4, height: float = 4.4) -> Figure:
     """Return an empty Figure, in inches; no pyplot state."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def settle(figure: Figure) -> Figure:
+    """Lay the figure out and keep the layout, so that every drawing of it is the same to the byte."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def head(figure: Figure, title: str, handles: Sequence[Any], *, columns: int = 3) -> None:

@@ -13,7 +13,7 @@ from kdstats.errors import StudyError, invalid
 from kdstats.problem.validation import as_probability
 from kdstats.report.drawing import Illustration, as_illustrations, inline_svg
 from kdstats.report.formatting import count, percent
-from kdstats.report.tables import average_table, point_table, provenance_table, test_table
+from kdstats.report.tables import average_table, point_table, provenance_table, table_of_tests
 from kdstats.report.wording import notes, word_verdict
 from kdstats.report.writing import write_atomically
 
@@ -146,10 +146,10 @@ def render_report(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         title=report.title,
         verdict=word_verdict(report.comparison),
-        notes=notes(report.predicted, report.observed, report.comparison),
+        notes=notes(report.predicted, report.observed),
         averages=average_table(report.predicted, report.observed, unit=unit, prob=report.prob),
         points=point_table(report.predicted, report.observed, unit=unit, prob=report.prob),
-        tests=None if report.comparison is None else test_table(report.comparison),
+        tests=None if report.comparison is None else table_of_tests(report.comparison),
         tests_text=None if report.comparison is None else str(report.comparison.summary()),
         provenance=provenance_table(report.predicted, report.observed, facts=_facts(report.problem)),
         figures=drawings,

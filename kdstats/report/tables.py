@@ -12,7 +12,7 @@ import numpy as np
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.report.formatting import MISSING, count, entry, interval, number, percent, pvalue
 
-__all__ = ["Table", "average_table", "point_table", "provenance_table", "test_table"]
+__all__ = ["Table", "average_table", "point_table", "provenance_table", "table_of_tests"]
 
 #: Rows of the table of points; the rest is in the data, not on the page.
 MAX_POINTS = 200
@@ -64,24 +64,22 @@ def average_table(
     predicted: VarianceComponents | None, observed: VarianceComponents | None, *, unit: str, prob: float
 ) -> Table:
     """Return averages over points with standard errors and intervals, one row per component and grid cell."""
-    sides = [("Predicted", predicted), ("Observed", observed)]
-    told = {name: _averages(components, prob) for name, components in sides if components is not None}
-    keys = list(dict.fromkeys(key for cells in told.values() for key in cells))
+    sides = [(n, c) for n, c in (("Predicted", predicted), ("Observed", observed)) if c is not None]
+    told = [_averages(components, prob) for _, components in sides]
     columns = ["Variance"]
-    for name in told:
-        columns += [name, f"{name}: standard error", f"{name}: {percent(prob)} interval"]
-    both = len(told) == 2
+    for name, components in sides:
+        columns += _heads(name, components, prob)
     rows = []
-    for key in keys:
+    for key in dict.fromkeys(key for averages in told for key in averages):
         row = [", ".join([*key[0], COMPONENT_NAMES[key[1]]])]
-        for cells in told.values():
-            row += cells[key].cells if key in cells else [MISSING] * 3
-        if both:
-            row.append(_ratio(*(cells.get(key) for cells in told.values())))
+        for averages in told:
+            row += averages[key].cells if key in averages else [MISSING] * len(next(iter(averages.values())).cells)
+        if len(told) == 2:
+            row.append(_ratio(*(averages.get(key) for averages in told)))
         rows.append(tuple(row))
     return Table(
         caption=f"Variances, averaged over points, in {unit}",
-        columns=(*columns, *(["Observed / predicted"] if both else [])),
+        columns=(*columns, *(["Observed / predicted"] if len(told) == 2 else [])),
         rows=tuple(rows),
     )
 
@@ -95,9 +93,8 @@ def point_table(
         return None
     columns, told = ["Point"], []
     for name, components in sides:
-        with_error = components.exactness != "exact"
-        columns += [name, f"{name}: standard error", f"{name}: {percent(prob)} interval"] if with_error else [name]
-        told.append(_points(components, prob, with_error=with_error))
+        columns += _heads(name, components, prob)
+        told.append(_points(components, prob))
     keys = list(dict.fromkeys(key for cells in told for key in cells))
     left_out = f", the first {MAX_POINTS} of {count(len(keys))} points" if len(keys) > MAX_POINTS else ""
     widths = [len(next(iter(cells.values()))) for cells in told]
@@ -110,7 +107,7 @@ def point_table(
     )
 
 
-def test_table(comparison: Any) -> Table:
+def table_of_tests(comparison: Any) -> Table:
     """Return one row per test of a comparison."""
     rows = []
     for name, row in comparison.to_frame().to_dict("index").items():
@@ -149,8 +146,18 @@ def provenance_table(
     ]
     if any(attrs.get("versions") for attrs in sides.values()):
         rows.append(("Versions", *(_versions(attrs.get("versions")) for attrs in sides.values())))
-    rows += [(name, *([value] * len(sides))) for name, value in facts.items()]
-    return Table(caption="Where the numbers come from", columns=("", *sides), rows=tuple(rows), numeric=False)
+    told = {attrs.get("problem") for attrs in sides.values()}
+    rows += [(name, *([value] * len(sides))) for name, value in facts.items() if told != {value}]
+    return Table(caption="Where the numbers come from", columns=("Fact", *sides), rows=tuple(rows), numeric=False)
+
+
+def _heads(name: str, components: VarianceComponents, prob: float) -> list[str]:
+    """Exact values have no error to show."""
+    return [f"{name} (exact)"] if _is_exact(components) else [name, "Standard error", f"{percent(prob)} interval"]
+
+
+def _is_exact(components: VarianceComponents) -> bool:
+    return components.exactness == "exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +174,7 @@ def _averages(components: VarianceComponents, prob: float) -> dict[tuple[tuple[s
         for name in COMPONENTS:
             value, error = (float(ds[name].isel(place).item()) for ds in (average.estimate, average.standard_error))
             low, high = bounds[name].isel(place).values.ravel()
-            exact = components.exactness == "exact"
-            cells = [number(value), "0 (exact)" if exact else number(error), MISSING if exact else interval(low, high)]
+            cells = [number(value), *([] if _is_exact(components) else [number(error), interval(low, high)])]
             told[words, name] = _Average(value=value, cells=cells)
     return told
 
@@ -181,7 +187,7 @@ def _cells(components: VarianceComponents) -> Iterator[tuple[tuple[str, ...], di
         yield words, dict(zip(dims, index, strict=True))
 
 
-def _points(components: VarianceComponents, prob: float, *, with_error: bool) -> dict[str, list[str]]:
+def _points(components: VarianceComponents, prob: float) -> dict[str, list[str]]:
     bounds = components.interval(prob)["inter_student"].transpose("point", "output", "ci_bound").values
     told = {}
     for i, j in np.ndindex(components.inter_student.shape):
@@ -189,7 +195,7 @@ def _points(components: VarianceComponents, prob: float, *, with_error: bool) ->
         if components.inter_student.shape[1] > 1:
             key += f", output {entry(components.estimate.coords['output'].values[j])}"
         cells = [number(components.inter_student.values[i, j])]
-        if with_error:
+        if not _is_exact(components):
             cells += [number(components.standard_error["inter_student"].values[i, j]), interval(*bounds[i, j])]
         told[key] = cells
     return told

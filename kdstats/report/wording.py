@@ -33,11 +33,12 @@ COMPONENT_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """Headline, sentences and the kind (``agree``, ``disagree``, ``undecided``, ``none``) that sets the colour."""
+    """Headline, sentences, caveats and the kind (``agree``, ``disagree``, ``undecided``, ``none``)."""
 
     kind: str
     headline: str
     sentences: tuple[str, ...]
+    caveats: tuple[str, ...] = ()
 
 
 def word_verdict(comparison: Any) -> Wording:
@@ -47,7 +48,7 @@ def word_verdict(comparison: Any) -> Wording:
     ----------
     comparison : Comparison or None
         With ``verdict`` and ``n_students_needed``; ``reason``, ``ratio``, ``ratio_interval``, ``n_students``,
-        ``component``, ``confidence_level`` are used where it has them.
+        ``component``, ``confidence_level`` and ``notes`` are used where it has them.
     """
     kind = "none" if comparison is None else str(comparison.verdict)
     if kind not in HEADLINES:
@@ -60,12 +61,11 @@ def word_verdict(comparison: Any) -> Wording:
         sentences.append(_ratio(comparison))
     if kind == "undecided":
         sentences.append(_needed(comparison))
-    return Wording(kind=kind, headline=HEADLINES[kind], sentences=tuple(sentences))
+    caveats = tuple(f"Note: {note}." for note in getattr(comparison, "notes", ()))
+    return Wording(kind=kind, headline=HEADLINES[kind], sentences=tuple(sentences), caveats=caveats)
 
 
-def notes(
-    predicted: VarianceComponents | None, observed: VarianceComponents | None, comparison: Any
-) -> tuple[str, ...]:
+def notes(predicted: VarianceComponents | None, observed: VarianceComponents | None) -> tuple[str, ...]:
     """Return what a reader should know before using the numbers."""
     found = []
     for name, components in (("predicted", predicted), ("observed", observed)):
@@ -86,7 +86,6 @@ def notes(
             found.append(
                 f"The {name} values are degenerate: {', '.join(components.attrs['degenerate'])} is 0 everywhere."
             )
-    found += [f"{note[:1].upper()}{note[1:]}." for note in getattr(comparison, "notes", ())]
     return tuple(found)
 
 
