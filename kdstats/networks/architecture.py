@@ -1,25 +1,31 @@
-"""Feed-forward networks, many of one shape at once: layers, first weights, predictions.
+"""Feed-forward networks of one shape, in groups: layers, first weights, the pass from inputs to outputs.
 
 The parameters of S networks are one array per layer, shape ``(S, fan_in + 1, fan_out)``, with the
-biases in the last row.
+biases in the last row. Inside a group the students are the last axis.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdstats.networks.groups import for_groups
+from kdstats.networks.kernels import LANES, dense
 from kdstats.problem.student import NetworkStudent
 
-__all__ = ["Architecture", "Parameters", "architecture_of", "initial_parameters", "predict"]
+__all__ = ["Architecture", "Group", "Parameters", "architecture_of", "initial_parameters", "predict", "tiles"]
 
-Parameters = tuple[NDArray[np.float32], ...]
+Float32Array = NDArray[np.float32]
+Parameters = tuple[Float32Array, ...]
 
-#: Students whose activations are held in memory together.
-GROUP = 32
+#: Rows whose hidden units are held at once; bounds memory and keeps it in cache.
+TILE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,16 @@ class Architecture:
         """Shape ``(fan_in + 1, fan_out)`` of each layer's weights with its biases."""
         return tuple((before + 1, after) for before, after in zip(self.widths[:-1], self.widths[1:], strict=True))
 
+    @cached_property
+    def floor(self) -> np.float32:
+        """Value below which a hidden unit does not fall (see :mod:`kdstats.networks.kernels`)."""
+        return np.float32(0.0 if self.activation == "relu" else -np.inf)
+
+    @cached_property
+    def curve(self) -> np.float32:
+        """Share of its square that a hidden unit's slope loses."""
+        return np.float32(0.0 if self.activation == "relu" else 1.0)
+
 
 def architecture_of(student: NetworkStudent, *, n_features: int, n_outputs: int) -> Architecture:
     """Return the shape of a student between p inputs and q outputs."""
@@ -62,23 +78,80 @@ def initial_parameters(architecture: Architecture, generator: np.random.Generato
     return tuple(drawn)
 
 
-def predict(architecture: Architecture, parameters: Parameters, X: NDArray[np.float64]) -> NDArray[np.float64]:
+def predict(
+    architecture: Architecture, parameters: Parameters, X: NDArray[np.float64], *, n_workers: int | None = None
+) -> NDArray[np.float64]:
     """Return the outputs of S networks at m points, shape (S, m, q); computed in float32."""
-    inputs = torch.from_numpy(np.asarray(X, dtype=np.float32))
-    n_students = parameters[0].shape[0]
+    n_students, inputs = parameters[0].shape[0], extended(X)
     outputs = np.empty((n_students, inputs.shape[0], architecture.widths[-1]))
-    for first in range(0, n_students, GROUP):
-        layers = [torch.from_numpy(np.ascontiguousarray(layer[first : first + GROUP])) for layer in parameters]
-        outputs[first : first + GROUP] = forward(architecture, layers, inputs)[-1].numpy()
+
+    def predict_group(students: slice) -> None:
+        group = Group(architecture, [layer[students] for layer in parameters])
+        for rows in tiles(inputs.shape[0]):
+            signals = group.forward(inputs[rows])
+            last = np.empty((len(signals[-1]), architecture.widths[-1], LANES), dtype=np.float32)
+            dense(signals[-1], group.layers[-1], last, architecture.floor)
+            outputs[students, rows] = np.moveaxis(last, -1, 0)[: students.stop - students.start]
+
+    for_groups(predict_group, n_students, n_workers=n_workers)
     return outputs
 
 
-def forward(architecture: Architecture, layers: list[torch.Tensor], inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Return the inputs of every layer and the outputs of the last, each of shape (S, n, width)."""
-    signals = [inputs.expand(layers[0].shape[0], *inputs.shape)]
-    for depth, layer in enumerate(layers):
-        signal = torch.baddbmm(layer[:, -1:], signals[-1], layer[:, :-1])
-        if depth < len(layers) - 1:
-            signal = torch.relu_(signal) if architecture.activation == "relu" else torch.tanh_(signal)
-        signals.append(signal)
-    return signals
+class Group:
+    """Networks of up to LANES students, padded with networks of zeros.
+
+    Attributes
+    ----------
+    parameters : (N,) tensor
+        All parameters, flat.
+    layers : list of (fan_in + 1, fan_out, LANES) float32 arrays
+        The same memory by layer.
+    """
+
+    def __init__(self, architecture: Architecture, parameters: Sequence[Float32Array]) -> None:
+        self.architecture = architecture
+        self.parameters = torch.cat([torch.from_numpy(lanes_last(layer)).reshape(-1) for layer in parameters])
+        self.layers = self.by_layer(self.parameters)
+        self.first = self.by_student_and_unit(self.parameters)
+        self.hidden = [torch.empty(TILE, width * LANES) for width in architecture.widths[1:-1]]
+        self.units = [memory.numpy().reshape(TILE, -1, LANES) for memory in self.hidden]
+
+    def by_layer(self, flat: torch.Tensor) -> list[Float32Array]:
+        """Return views of flat memory, one per layer, shape (fan_in + 1, fan_out, LANES)."""
+        shapes = [(*shape, LANES) for shape in self.architecture.layer_shapes]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(flat.numpy(), ends), shapes, strict=True)]
+
+    def by_student_and_unit(self, flat: torch.Tensor) -> torch.Tensor:
+        """Return the first layer of flat memory as the right factor of a matrix product, shape (p + 1, h LANES)."""
+        rows, columns = self.architecture.layer_shapes[0]
+        return flat[: rows * columns * LANES].view(rows, columns * LANES)
+
+    def forward(self, inputs: torch.Tensor) -> list[Float32Array]:
+        """Fill the hidden units for up to TILE rows of inputs (with a column of ones); return views of them."""
+        rows = slice(0, inputs.shape[0])
+        torch.mm(inputs, self.first, out=self.hidden[0][rows])
+        for depth, hidden in enumerate(self.hidden):
+            if depth:
+                below, floor = self.units[depth - 1][rows], self.architecture.floor
+                dense(below, self.layers[depth], self.units[depth][rows], floor)
+            if self.architecture.activation == "tanh":
+                hidden[rows].tanh_()
+        return [units[rows] for units in self.units]
+
+
+def extended(X: NDArray[np.float64]) -> torch.Tensor:
+    """Return inputs in float32 with a column of ones for the biases."""
+    return torch.from_numpy(np.hstack([X, np.ones((X.shape[0], 1))]).astype(np.float32))
+
+
+def tiles(n_rows: int) -> list[slice]:
+    """Return slices of at most TILE rows."""
+    return [slice(first, min(first + TILE, n_rows)) for first in range(0, n_rows, TILE)]
+
+
+def lanes_last(array: NDArray[np.floating]) -> Float32Array:
+    """Move students from the first axis to the last, fill up with zeros to LANES of them."""
+    moved = np.zeros((*array.shape[1:], LANES), dtype=np.float32)
+    moved[..., : array.shape[0]] = np.moveaxis(array, 0, -1)
+    return moved

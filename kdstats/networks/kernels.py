@@ -1,7 +1,12 @@
 """Fused inner loops of batched training, in float32.
 
 Students are the innermost axis, in groups of exactly :data:`LANES`: one student per SIMD lane. The
-loops over lanes have a constant length, which lets the compiler keep them free of branches.
+loops over lanes have a constant length, which lets the compiler keep them free of branches, and do
+for each student the same operations in the same order.
+
+Activations are applied where hidden units are read. ``floor`` and ``curve`` say which: a unit that
+holds u counts as ``max(u, floor)``, and its slope is ``1 - curve * u**2`` above the floor, 0 below.
+ReLU has floor 0 and curve 0; tanh, already applied by the caller, has floor minus infinity and curve 1.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["LANES", "adam_step", "output_layer"]
+__all__ = ["LANES", "adam_step", "dense", "dense_backward", "residuals", "scalar_output"]
 
 #: Students trained side by side.
 LANES = 32
@@ -30,63 +35,90 @@ Float32Array = NDArray[np.float32]
 
 
 @njit(**_COMPILE)  # type: ignore[untyped-decorator]
-def output_layer(
-    hidden: Float32Array,
+def dense(signal: Float32Array, weights: Float32Array, outputs: Float32Array, floor: np.float32) -> None:
+    """Pass rows of hidden units (rows, g, LANES) through a layer (g + 1, h, LANES), biases last."""
+    rows, width, _ = signal.shape
+    for i in range(rows):
+        for k in range(outputs.shape[1]):
+            for c in range(LANES):
+                outputs[i, k, c] = weights[width, k, c]
+        for j in range(width):
+            for k in range(outputs.shape[1]):
+                for c in range(LANES):
+                    outputs[i, k, c] += max(signal[i, j, c], floor) * weights[j, k, c]
+
+
+@njit(**_COMPILE)  # type: ignore[untyped-decorator]
+def residuals(outputs: Float32Array, labels: Float32Array, row_weights: Float32Array, loss: Float32Array) -> None:
+    """Replace outputs (rows, q, LANES) by weighted residuals, the gradient of the loss; add the loss, doubled."""
+    for i in range(outputs.shape[0]):
+        for k in range(outputs.shape[1]):
+            for c in range(LANES):
+                error = outputs[i, k, c] - labels[i, k, c]
+                outputs[i, k, c] = row_weights[i, c] * error
+                loss[c] += outputs[i, k, c] * error
+
+
+@njit(**_COMPILE)  # type: ignore[untyped-decorator]
+def dense_backward(
+    signal: Float32Array,
+    weights: Float32Array,
+    delta: Float32Array,
+    gradient: Float32Array,
+    floor: np.float32,
+    curve: np.float32,
+) -> None:
+    """Add a layer's gradient; replace its hidden units by the gradient with respect to their pre-activations."""
+    rows, width, _ = signal.shape
+    zero, one = np.float32(0.0), np.float32(1.0)
+    pull = np.empty(LANES, np.float32)
+    for i in range(rows):
+        for k in range(delta.shape[1]):
+            for c in range(LANES):
+                gradient[width, k, c] += delta[i, k, c]
+        for j in range(width):
+            for c in range(LANES):
+                pull[c] = zero
+            for k in range(delta.shape[1]):
+                for c in range(LANES):
+                    pull[c] += delta[i, k, c] * weights[j, k, c]
+                    gradient[j, k, c] += max(signal[i, j, c], floor) * delta[i, k, c]
+            for c in range(LANES):
+                unit = signal[i, j, c]
+                signal[i, j, c] = pull[c] * (one - curve * unit * unit) if unit > floor else zero
+
+
+@njit(**_COMPILE)  # type: ignore[untyped-decorator]
+def scalar_output(
+    signal: Float32Array,
+    weights: Float32Array,
     labels: Float32Array,
     row_weights: Float32Array,
-    weights: Float32Array,
-    bias: Float32Array,
-    weights_gradient: Float32Array,
-    bias_gradient: Float32Array,
+    gradient: Float32Array,
     loss: Float32Array,
-    smooth: bool,  # noqa: FBT001
+    floor: np.float32,
+    curve: np.float32,
 ) -> None:
-    """Pass some rows through activation, output layer, loss and back, in one sweep over memory.
-
-    Parameters
-    ----------
-    hidden : (rows, h, LANES) array
-        Pre-activations of a ReLU, or activations of tanh; replaced by the gradient of the loss with
-        respect to the pre-activations.
-    labels, row_weights : (rows, LANES) array
-        The loss is the sum over rows of weight times squared error, halved.
-    weights, bias : (h, LANES) and (LANES,) array
-        Output layer.
-    weights_gradient, bias_gradient, loss : array
-        Are added to. ``loss`` gets the sum without the half.
-    smooth : bool
-        True for tanh.
-    """
+    """Do the work of ``dense``, ``residuals`` and ``dense_backward`` for one output in one sweep over memory."""
+    rows, width, _ = signal.shape
     zero, one = np.float32(0.0), np.float32(1.0)
     residual = np.empty(LANES, np.float32)
-    for i in range(hidden.shape[0]):
+    for i in range(rows):
         for c in range(LANES):
-            residual[c] = bias[c]
-        if smooth:
-            for j in range(hidden.shape[1]):
-                for c in range(LANES):
-                    residual[c] += hidden[i, j, c] * weights[j, c]
-        else:
-            for j in range(hidden.shape[1]):
-                for c in range(LANES):
-                    residual[c] += max(hidden[i, j, c], zero) * weights[j, c]
+            residual[c] = weights[width, 0, c]
+        for j in range(width):
+            for c in range(LANES):
+                residual[c] += max(signal[i, j, c], floor) * weights[j, 0, c]
         for c in range(LANES):
-            error = residual[c] - labels[i, c]
+            error = residual[c] - labels[i, 0, c]
             residual[c] = row_weights[i, c] * error
-            bias_gradient[c] += residual[c]
+            gradient[width, 0, c] += residual[c]
             loss[c] += residual[c] * error
-        if smooth:
-            for j in range(hidden.shape[1]):
-                for c in range(LANES):
-                    active = hidden[i, j, c]
-                    weights_gradient[j, c] += residual[c] * active
-                    hidden[i, j, c] = residual[c] * weights[j, c] * (one - active * active)
-        else:
-            for j in range(hidden.shape[1]):
-                for c in range(LANES):
-                    active = hidden[i, j, c]
-                    weights_gradient[j, c] += residual[c] * max(active, zero)
-                    hidden[i, j, c] = residual[c] * weights[j, c] if active > zero else zero
+        for j in range(width):
+            for c in range(LANES):
+                unit = signal[i, j, c]
+                gradient[j, 0, c] += residual[c] * max(unit, floor)
+                signal[i, j, c] = residual[c] * weights[j, 0, c] * (one - curve * unit * unit) if unit > floor else zero
 
 
 @njit(**_COMPILE)  # type: ignore[untyped-decorator]

@@ -150,7 +150,8 @@ def minimise(
     RankDeficientError
         If the rows of a student do not determine its coefficients.
     ObservationError
-        If a student did not converge; the message has the condition number.
+        If a student did not converge, or double precision leaves no digit; the message has the
+        condition number.
 
     Warns
     -----
@@ -173,16 +174,9 @@ def minimise(
     condition = _condition(slopes, ridge)
     if not minimum_norm:
         _check_rank(slopes, ridge, ones, weights, labels.shape[2], first_student)
+        _check_precision(condition)
     problem = _LeastSquares(slopes, targets, ridge, ones, weights)
     solution, n_steps = _conjugate_gradients(problem, condition, first_student, labels.shape[2])
-    if not minimum_norm and EPSILON * condition**2 > EXPECTED_ERROR:
-        digits = max(0.0, -np.log10(EPSILON * condition**2))
-        warnings.warn(
-            f"the scaled inputs have condition number {condition:.2g}: expect about {digits:.0f} digits of "
-            "coefficients trained by gradients",
-            PrecisionWarning,
-            stacklevel=2,
-        )
     coefficients = solution / scale.unsqueeze(1)
     if ones is not None:
         constant = problem.constant(slopes @ solution)
@@ -220,11 +214,16 @@ class _LeastSquares:
         """Return columns times how often each row is seen."""
         return values if self.weights is None else values * self.weights
 
-    def norms(self) -> torch.Tensor:
-        """Return the product of the norms of inputs and labels, per column."""
-        squares = (self.slopes**2).sum(dim=1, keepdim=True)
-        inputs = self.weighted(squares.expand_as(self.targets)).sum(dim=0).sqrt()
-        return inputs * self.weighted(self.targets**2).sum(dim=0).sqrt()
+    def descent(self, residual: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
+        """Return minus half the gradient."""
+        return self.slopes.t() @ self.weighted(residual) - self.ridge * solution
+
+    def rounding(self, solution: torch.Tensor) -> torch.Tensor:
+        """Return the square of the gradient that rounding leaves, per column."""
+        lengths = (self.slopes**2).sum(dim=1, keepdim=True).expand_as(self.targets)
+        inputs = self.weighted(lengths).sum(dim=0) + self.ridge.sum()
+        labels = self.weighted(self.targets**2).sum(dim=0)
+        return TOLERANCE**2 * inputs * (labels + inputs * (solution**2).sum(dim=0))
 
 
 def _conjugate_gradients(
@@ -234,13 +233,13 @@ def _conjugate_gradients(
     solution = torch.zeros((width, n_columns), dtype=torch.float64)
     if width == 0:
         return solution, 0
-    goal = (TOLERANCE * problem.norms()) ** 2
     steps = 0
     for _ in range(RESTARTS):
         residual = problem.centred(problem.targets - problem.slopes @ solution)
-        descent = problem.slopes.t() @ problem.weighted(residual) - problem.ridge * solution
-        size = (descent**2).sum(dim=0)
-        if (size <= goal).all():
+        descent = problem.descent(residual, solution)
+        size, goal = (descent**2).sum(dim=0), problem.rounding(solution)
+        open_ = size > goal
+        if not open_.any():
             return solution, steps
         direction = descent.clone()
         for _ in range(STEPS_PER_COLUMN * width):
@@ -249,15 +248,15 @@ def _conjugate_gradients(
             rate = torch.where((size > goal / 4.0) & (curvature > 0), size / curvature, 0.0)
             solution += rate * direction
             residual -= rate * change
-            descent = problem.slopes.t() @ problem.weighted(residual) - problem.ridge * solution
+            descent = problem.descent(residual, solution)
             previous, size = size, (descent**2).sum(dim=0)
             direction = descent + torch.where(previous > 0, size / previous, 0.0) * direction
             steps += 1
             if (size <= goal / 4.0).all():
                 break
-    open_ = int((size > goal).nonzero()[0]) // n_outputs
+    student = first_student + int(open_.nonzero()[0]) // n_outputs
     raise ObservationError(
-        f"student {first_student + open_} did not converge in {steps} steps of conjugate gradients: the scaled inputs "
+        f"student {student} did not converge in {steps} steps of conjugate gradients: the scaled inputs "
         f"have condition number {condition:.2g}; drop or combine columns of X, or use the engine 'linear'"
     )
 
@@ -267,6 +266,23 @@ def _condition(slopes: torch.Tensor, ridge: torch.Tensor) -> float:
         return 1.0
     values = torch.linalg.svdvals(torch.cat([slopes, torch.diag(ridge.squeeze(1).sqrt())]))
     return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
+
+
+def _check_precision(condition: float) -> None:
+    """Warn of few digits, refuse to return none: gradients square the condition number."""
+    error = EPSILON * condition**2
+    if error >= 1.0:
+        raise ObservationError(
+            f"the scaled inputs have condition number {condition:.2g}, beyond what training by gradients resolves in "
+            "double precision; drop or combine columns of X, add a penalty, or use the engine 'linear'"
+        )
+    if error > EXPECTED_ERROR:
+        warnings.warn(
+            f"the scaled inputs have condition number {condition:.2g}: expect about {-np.log10(error):.0f} digits of "
+            "coefficients trained by gradients",
+            PrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def _check_rank(
@@ -281,10 +297,12 @@ def _check_rank(
     width = slopes.shape[1]
     extended = slopes if ones is None else torch.cat([ones / ones.norm(), slopes], dim=1)
     penalty = torch.cat([torch.zeros(extended.shape[1] - width, dtype=torch.float64), ridge.squeeze(1)])
-    shares = torch.ones((extended.shape[0], 1), dtype=torch.float64) if weights is None else weights[:, ::n_outputs]
-    grams = torch.einsum("ip,is,ij->spj", extended, shares, extended) + torch.diag(penalty)
-    values = torch.linalg.eigvalsh(grams)
-    bad = (values[:, 0] <= extended.shape[0] * EPSILON * values[:, -1]).nonzero()
+    rows = extended.unsqueeze(0)
+    if weights is not None:
+        rows = rows * weights[:, ::n_outputs].t().sqrt().unsqueeze(2)
+    rows = torch.cat([rows, torch.diag(penalty.sqrt()).expand(rows.shape[0], -1, -1)], dim=1)
+    values = torch.linalg.svdvals(rows)
+    bad = (values[:, -1] <= extended.shape[0] * EPSILON * values[:, 0]).nonzero()
     if bad.numel():
         lacking = int(bad[0, 0])
         who, verb = "X", "does"

@@ -183,10 +183,7 @@ class _Networks:
         )
 
         def predict_at(points: FloatArray) -> FloatArray:
-            def of_group(group: slice) -> FloatArray:
-                return predict(self.architecture, tuple(layer[group] for layer in trained.parameters), points)
-
-            return np.concatenate(for_groups(of_group, n_students, n_workers=n_workers))
+            return predict(self.architecture, trained.parameters, points, n_workers=n_workers)
 
         predictions = predict_at(problem.X_query)
         variances = np.zeros((n_students, problem.teacher.n_outputs))
