@@ -22,9 +22,9 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _EXTENSION = np.uint64(0x80000000)
 #: Words below this (of 31 bits) get 32 more bits, so that tail probabilities keep 15 digits in base 2.
 _RARE = np.int32(1 << 15)
-_CELL_SHIFT = np.int64(52 - CELL_BITS)
-_CELL_ORIGIN = np.int64((1023 + LOWEST_OCTAVE) << CELL_BITS)
-_TAIL_CELLS = np.int64(N_CELLS)
+_CELL_SHIFT = np.uint64(52 - CELL_BITS)
+_CELL_ORIGIN = np.uint64((1023 + LOWEST_OCTAVE) << CELL_BITS)
+_TAIL_CELLS = np.uint64(N_CELLS)
 _ONE, _PICO = np.uint32(1), 2.0**-32
 
 if TYPE_CHECKING:
@@ -97,16 +97,18 @@ def draw_noise(
     flat = words.reshape(-1)
     extra = np.empty((4, 1), np.uint32)
     v = np.empty(flat.size)
-    bits = v.view(np.int64)
+    bits, cells = v.view(np.uint64), np.empty(flat.size, np.uint64)
     total, squares = np.empty(width), np.empty(width)
     counter = np.empty(3, np.uint64)
     for s in range(n_students):
         counter[0] = np.uint64(first_student + s)
+        total[:] = 0.0
+        squares[:] = 0.0
         for j in range(k):
             counter[1], counter[2] = np.uint64(j), np.uint64(role)
             philox_words(words, key, counter, np.uint64(0))
             lowest = np.int32(0x7FFFFFFF)
-            for i in range(width):
+            for i in range(flat.size):
                 magnitude = np.int32(flat[i] >> _ONE)
                 lowest = min(lowest, magnitude)
                 v[i] = 2.0 * np.float64(magnitude) + 1.0
@@ -117,29 +119,28 @@ def draw_noise(
                     if magnitude < _RARE:
                         philox_words(extra, key, counter, np.uint64(i))
                         v[i] = 2.0 * (np.float64(magnitude) + _PICO * np.float64(extra[0, 0])) + _PICO
+            for i in range(flat.size):
+                cells[i] = (bits[i] >> _CELL_SHIFT) - _CELL_ORIGIN + np.uint64(flat[i] & _ONE) * _TAIL_CELLS
             if k == 1:
                 for i in range(width):
-                    cell = (bits[i] >> _CELL_SHIFT) - _CELL_ORIGIN + _TAIL_CELLS * np.int64(flat[i] & _ONE)
-                    x = v[i]
-                    z = ((table[cell, 3] * x + table[cell, 2]) * x + table[cell, 1]) * x + table[cell, 0]
-                    mean[s, i] = scale[i] * z
-            else:
-                if j == 0:
-                    total[:] = 0.0
-                    squares[:] = 0.0
+                    c, x = cells[i], v[i]
+                    mean[s, i] = scale[i] * (((table[c, 3] * x + table[c, 2]) * x + table[c, 1]) * x + table[c, 0])
+            elif wants_spread:
                 for i in range(width):
-                    cell = (bits[i] >> _CELL_SHIFT) - _CELL_ORIGIN + _TAIL_CELLS * np.int64(flat[i] & _ONE)
-                    x = v[i]
-                    z = ((table[cell, 3] * x + table[cell, 2]) * x + table[cell, 1]) * x + table[cell, 0]
+                    c, x = cells[i], v[i]
+                    z = ((table[c, 3] * x + table[c, 2]) * x + table[c, 1]) * x + table[c, 0]
                     total[i] += z
                     squares[i] += z * z
+            else:
+                for i in range(width):
+                    c, x = cells[i], v[i]
+                    total[i] += ((table[c, 3] * x + table[c, 2]) * x + table[c, 1]) * x + table[c, 0]
         if k > 1:
             for i in range(width):
                 mean[s, i] = scale[i] * (total[i] / k)
         if wants_spread:
             for i in range(width):
-                spread = squares[i] - total[i] * total[i] / k if k > 1 else 0.0
-                within[s, i] = within_scale[i] * max(spread, 0.0)
+                within[s, i] = within_scale[i] * max(squares[i] - total[i] * total[i] / k, 0.0)
 
 
 @_compiled
