@@ -136,7 +136,7 @@ def run_study(study: Study, *, out: Path | None = None, say: Report = lambda _: 
                 problem, engine="monte_carlo", n_students=run.n_simulated, rng=_later(seeds, 1), noise_law=run.noise_law
             ),
         )
-    observed = {}
+    observed: dict[str, VarianceComponents] = {}
     for engine in engines:
         say(f"training {run.n_students} students ({engine})")
         own = _later(seeds, 2 + len(observed))
