@@ -56,7 +56,7 @@ def components_against_responses(
         x_label="Responses per input, k",
         log=True,
         extra=_references,
-        extra_handles=(Line2D([], [], color=MUTED, ls=":", lw=1.4, label="inter-student if it fell as 1/k"),),
+        extra_handles=(Line2D([], [], color=MUTED, ls=":", lw=1.4, label="falling as 1/k"),),
     )
     return draw_panels(predicted, observed, what=what, unit=unit, prob=as_probability("prob", prob))
 

@@ -21,6 +21,7 @@ __all__ = ["MseLaw", "mse_distribution"]
 FloatArray = NDArray[np.float64]
 
 N_GRID = 300
+DASHED = (0, (5, 1.5))
 #: Beyond these quantiles the law is not drawn, unless a student was there.
 TAILS = (0.0005, 0.9995)
 
@@ -98,7 +99,7 @@ def mse_distribution(
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     density = np.array([float(law.pdf(x)) for x in grid])
     cumulative = np.array([float(law.cdf(x)) for x in grid])
-    handles: list[Any] = [Line2D([], [], color=BLUE, label="predicted law")]
+    handles: list[Any] = [Line2D([], [], color=BLUE, ls=DASHED, label="predicted law")]
     peak = density.max()
     if sample is not None:
         heights, _, _ = upper.hist(
@@ -110,8 +111,8 @@ def mse_distribution(
             Patch(color="#d0d0d0", label=f"{sample.size} observed students"),
             Line2D([], [], color=VERMILLION, lw=1.3, label=f"observed, {prob:.0%} band"),
         ]
-    upper.plot(grid, density, color=BLUE, gid="pdf")
-    lower.plot(grid, cumulative, color=BLUE, gid="cdf")
+    upper.plot(grid, density, color=BLUE, ls=DASHED, gid="pdf")
+    lower.plot(grid, cumulative, color=BLUE, ls=DASHED, gid="cdf")
     scale_axis(upper, "x", grid, log=False, margin=0.0)
     upper.set_xlim(ends[0], ends[1])
     upper.set_ylim(0.0, (1.1 + 0.08 * len(marks)) * peak)

@@ -25,7 +25,6 @@ __all__ = [
     "GREEN",
     "INK",
     "MUTED",
-    "ORANGE",
     "VERMILLION",
     "ComponentLook",
     "EndLabel",
@@ -41,7 +40,7 @@ __all__ = [
 ]
 
 INK, MUTED, GRID = "#1a1a1a", "#595959", "#dcdcdc"
-BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -67,6 +66,8 @@ RC: dict[str, Any] = {
 }
 #: An axis spanning more than this ratio is drawn on a log scale, if it can be.
 LOG_SPAN = 20.0
+#: Share of the width that is laid out: words are a little wider at other resolutions.
+ROOM = 0.98
 #: Height of a text line, in points, for stacking direct labels.
 LINE_HEIGHT = 13.0
 
@@ -109,7 +110,11 @@ def house_style() -> Iterator[None]:
 
 def new_figure(*, width: float = 6.4, height: float = 4.4) -> Figure:
     """Return an empty Figure, in inches; no pyplot state."""
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0.0, 0.0, ROOM, 1.0))  # type: ignore[call-arg]
+    return figure
 
 
 def settle(figure: Figure) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def count(value: int) -> str:
 
 
 def entry(value: Any) -> str:
-    """Return whatever provenance holds as text."""
+    """Return whatever provenance holds as text; entries of a mapping that are all equal are told once."""
     if value is None:
         return MISSING
     if isinstance(value, np.ndarray):
@@ -69,6 +70,10 @@ def entry(value: Any) -> str:
         return str(int(value))
     if isinstance(value, (float, np.floating)):
         return number(value)
+    if isinstance(value, Mapping):
+        parts = {str(name): entry(item) for name, item in value.items()}
+        same = len(set(parts.values())) == 1 and len(parts) > 1
+        return next(iter(parts.values())) if same else ", ".join(f"{name} {text}" for name, text in parts.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(entry(item) for item in value) or "none"
     return str(value)

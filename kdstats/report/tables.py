@@ -16,6 +16,8 @@ __all__ = ["Table", "average_table", "point_table", "provenance_table", "table_o
 
 #: Rows of the table of points; the rest is in the data, not on the page.
 MAX_POINTS = 200
+#: Longest list of facts in one cell.
+MAX_PARTS = 8
 COMPONENT_NAMES = {"inter_student": "Inter-student", "intra_student": "Intra-student", "total": "Total"}
 TEST_NAMES = {
     "equality": "Equality of the average",
@@ -136,7 +138,7 @@ def provenance_table(
     predicted: VarianceComponents | None, observed: VarianceComponents | None, *, facts: Mapping[str, str]
 ) -> Table:
     """Return where each side's numbers came from; ``facts`` are rows that both sides share."""
-    sides = {n: c.attrs for n, c in (("Predicted", predicted), ("Observed", observed)) if c is not None}
+    sides = {n: _attrs(c) for n, c in (("Predicted", predicted), ("Observed", observed)) if c is not None}
     shown = {key for attrs in sides.values() for key, value in attrs.items() if value is not None} - UNTOLD
     keys = [key for key in PROVENANCE if key in shown] + sorted(key for key in shown if key not in PROVENANCE)
     rows = [
@@ -219,6 +221,11 @@ def _versions(versions: Mapping[str, str] | None) -> str:
     return MISSING if not versions else ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def _attrs(components: VarianceComponents) -> dict[str, Any]:
+    """Provenance with one name for the seeds."""
+    return {"seed" if name == "seeds" else name: value for name, value in components.attrs.items()}
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and bool(np.isfinite(value))
 
@@ -226,5 +233,5 @@ def _finite(value: Any) -> bool:
 def _tellable(value: Any) -> bool:
     """Whether a fact is short enough for a cell."""
     if isinstance(value, Mapping):
-        return False
-    return not isinstance(value, Sequence) or isinstance(value, str) or len(value) <= 8
+        return len(value) <= MAX_PARTS and not any(isinstance(item, (Mapping, Sequence)) for item in value.values())
+    return not isinstance(value, Sequence) or isinstance(value, str) or len(value) <= MAX_PARTS

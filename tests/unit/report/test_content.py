@@ -9,10 +9,12 @@ from kdstats.hypotest import compare
 from kdstats.observation.linear import observe
 from kdstats.prediction.closed_form import predict_grid
 from kdstats.prediction.closed_form.engine import predict
+from kdstats.prediction.monte_carlo import predict as monte_carlo
 from kdstats.report import Illustration, Report, render_report
 from kdstats.report.formatting import interval, number
 from kdstats.report.tables import MAX_POINTS, average_table, point_table, provenance_table, table_of_tests
 from kdstats.report.wording import word_verdict
+from kdstats.streams import Seeds
 
 
 def test_agreement_is_said_first(everything, render):
@@ -106,6 +108,15 @@ def test_provenance_has_engines_versions_and_the_problem(everything, problem):
     assert rows["Students"][1] == "150"
     assert all("numpy" in cell for cell in rows["Versions"])
     assert "Wall time (seconds)" in rows
+    assert rows["Seed"][1] == "1"
+
+
+def test_seeds_that_differ_are_all_told(problem):
+    seeds = Seeds(teacher_output=3, student_initialization=4, data_order=5, data_resampling=6, student_output=7)
+    simulated = monte_carlo(problem, n_students=50, rng=seeds)
+    rows = {row[0]: row[1] for row in provenance_table(simulated, None, facts={}).rows}
+    assert "teacher_output 3" in rows["Seed"]
+    assert "student_output 7" in rows["Seed"]
 
 
 def test_the_problem_is_on_the_page_and_reads_back(everything, render, problem):
