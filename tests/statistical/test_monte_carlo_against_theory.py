@@ -334,7 +334,10 @@ def test_standard_errors_match_the_spread_over_replicated_runs(problem, law):
         return np.array([select(run) for run in runs])
 
     pairs = [
-        (lambda run, name=name: run.estimate[name].values[0, 0], lambda run, name=name: run.standard_error[name].values[0, 0])
+        (
+            lambda run, name=name: run.estimate[name].values[0, 0],
+            lambda run, name=name: run.standard_error[name].values[0, 0],
+        )
         for name in ("inter_student", "intra_student", "total")
     ]
     pairs += [
@@ -365,7 +368,10 @@ def test_control_reduces_the_error_it_claims_to_reduce():
     info = with_control.attrs["control_variate"]
     assert info["used"]
     assert info["variance_reduction"] > 1.5
-    ratio = without.attrs["average_standard_error"]["inter_student"] / with_control.attrs["average_standard_error"]["inter_student"]
+    ratio = (
+        without.attrs["average_standard_error"]["inter_student"]
+        / with_control.attrs["average_standard_error"]["inter_student"]
+    )
     assert ratio**2 == pytest.approx(info["variance_reduction"], rel=1e-6)
 
 

@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 
 from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ApproximationWarning, PrecisionWarning, UnsupportedProblemError, invalid
+from kdstats.errors import (
+    ApproximationWarning,
+    PrecisionWarning,
+    PredictionError,
+    UnsupportedProblemError,
+    invalid,
+)
 from kdstats.linear.label_law import initialization_variance, label_law
 from kdstats.linear.smoother import Smoother, as_full, augment, smoother
 from kdstats.prediction.monte_carlo.labels import LabelSource, label_source
@@ -49,7 +55,7 @@ from kdstats.prediction.monte_carlo.students import (
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_count, as_flag, as_number
-from kdstats.sampling import BLOCK, as_noise_law
+from kdstats.sampling import BLOCK, NoiseLaw, StudentT, as_noise_law
 from kdstats.streams import Seeds, as_seeds
 
 __all__ = ["predict"]
@@ -75,13 +81,11 @@ class _Simulation:
     frame: Frame
 
     def block(self, number: int, count: int) -> Sums:
-        return sums(self.students(number, count), self.frame)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return sums(self.students(number, count), self.frame)
 
     def students(self, number: int, count: int) -> Students:
         return self.trainer.fit(self.source.draw(number, count))
-
-    def chunk(self, first: int, count: int) -> list[Sums]:
-        return [self.block(first + number, size) for number, size in enumerate(_block_sizes(count))]
 
 
 def predict(
@@ -138,7 +142,7 @@ def predict(
     -------
     VarianceComponents
         ``exactness`` "simulated"; ``standard_error`` is the Monte Carlo standard error, with the
-        kurtosis of the students. ``attrs`` has ``n_students``, ``seeds``, ``noise_law``,
+        kurtosis of the students. ``attrs`` has ``n_students``, ``seed`` (by source), ``noise_law``,
         ``path`` ("fused" or "general"), ``average_standard_error``, ``effective_rank``,
         ``control_variate`` (``used``, ``variance_reduction``), and with resampled rows
         ``n_rank_deficient``.
@@ -151,12 +155,14 @@ def predict(
         For arguments out of range.
     PredictionError
         If no residual degrees of freedom are left, responses from which weights are to be
-        estimated are equal, or gradient steps diverge on a student's rows.
+        estimated are equal, gradient steps diverge on a student's rows, or components leave the finite
+        numbers.
 
     Warns
     -----
     ApproximationWarning
-        If resampled rows did not determine the coefficients of some students.
+        If resampled rows did not determine the coefficients of some students, or the noise law has no
+        fourth moment.
     PrecisionWarning
         If ``relative_error`` is not reached with ``max_students``.
 
@@ -190,11 +196,11 @@ def predict(
     wants_control = None if control_variate is None else as_flag("control_variate", control_variate)
     bar = _Progress(None if progress is None else as_flag("progress", progress), started)
     law, seeds = as_noise_law(noise_law), as_seeds(rng)
-    with _one_blas_thread():
+    with _one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         simulation = _prepare(problem, seeds, law, n_students, wants_control)
         with bar, _Crew(simulation, n_workers, blocks_per_chunk) as crew:
             found, reached = _until(crew, n_students, target, limit, bar, covariance)
-    _warn(problem, crew.total, target, found, reached)
+    _warn(problem, law, crew.total, target, found, reached=reached)
     control = {"used": simulation.frame.weights is not None, "variance_reduction": found.variance_reduction}
     attrs: dict[str, Any] = {
         "engine": "monte_carlo",
@@ -202,7 +208,7 @@ def predict(
         "estimator": "variance over simulated students",
         "ddof": 1,
         "n_students": int(crew.total.n),
-        "seeds": seeds.as_dict(),
+        "seed": seeds.as_dict(),
         "noise_law": law.name,
         "path": "fused" if simulation.source.is_fused else "general",
         "control_variate": control,
@@ -302,6 +308,11 @@ def _until(
     while True:
         crew.extend_to(n, bar)
         found = estimates(crew.total, crew.simulation.frame, covariance=covariance)
+        if not (np.isfinite(found.inter).all() and np.isfinite(found.intra).all()):
+            raise PredictionError(
+                "simulated components are not finite: the noise is too large to square in float64, or the noise law's "
+                "sampler returned values that are not finite"
+            )
         reached = target is None or _relative_error(found) <= target
         if reached or n >= limit:
             return found, reached
@@ -321,6 +332,7 @@ class _Crew:
         self.total = _no_students(simulation.frame)
         self._n_workers, self._chunk = n_workers, blocks_per_chunk * BLOCK
         self._whole, self._n_whole = self.total.copy(), 0
+        self._abandoned = False
         self._pool = ThreadPoolExecutor(n_workers) if n_workers > 1 else None
 
     def __enter__(self) -> _Crew:
@@ -329,6 +341,7 @@ class _Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._abandoned = True
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -345,14 +358,22 @@ class _Crew:
         if n_students > whole:
             self.total.add(self.simulation.block(whole // BLOCK, n_students - whole))
 
+    def _chunk_of_blocks(self, first: int, count: int) -> list[Sums]:
+        blocks = []
+        for number, size in enumerate(_block_sizes(count)):
+            if self._abandoned:
+                break
+            blocks.append(self.simulation.block(first + number, size))
+        return blocks
+
     def _run(self, work: list[tuple[int, int]]) -> Iterator[list[Sums]]:
         if self._pool is None:
             for first, count in work:
-                yield self.simulation.chunk(first, count)
+                yield self._chunk_of_blocks(first, count)
             return
         waiting: deque[Future[list[Sums]]] = deque()
         for first, count in work:
-            waiting.append(self._pool.submit(self.simulation.chunk, first, count))
+            waiting.append(self._pool.submit(self._chunk_of_blocks, first, count))
             if len(waiting) > 2 * self._n_workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -418,13 +439,22 @@ def _no_students(frame: Frame) -> Sums:
     )
 
 
-def _warn(problem: DistillationProblem, total: Sums, target: float | None, found: Estimates, reached: bool) -> None:  # noqa: FBT001
+def _warn(
+    problem: DistillationProblem, law: NoiseLaw, total: Sums, target: float | None, found: Estimates, *, reached: bool
+) -> None:
     student = problem.student
     assert isinstance(student, LinearStudent)
     if total.n_deficient and not student.minimum_norm:
         warnings.warn(
-            f"the resampled rows of {total.n_deficient} of {int(total.n)} students do not determine their coefficients; the "
-            "solution of smallest norm was taken (raise `resample_size`, or set `penalty`)",
+            f"the resampled rows of {total.n_deficient} of {int(total.n)} students do not determine their "
+            "coefficients; the solution of smallest norm was taken (raise `resample_size`, or set `penalty`)",
+            ApproximationWarning,
+            stacklevel=3,
+        )
+    if isinstance(law, StudentT) and law.df <= 4.0:
+        warnings.warn(
+            f"noise law {law.name} has no fourth moment: the variance of a simulated variance does not exist, and "
+            "standard errors are too small",
             ApproximationWarning,
             stacklevel=3,
         )
