@@ -247,10 +247,11 @@ def _standard_errors(
 def _effective_rank(centred: FloatArray, df: int) -> float:
     """Estimate (tr C)^2 / tr C^2 from the centred Gram matrix, with unbiased estimates of both traces."""
     trace = float(np.trace(centred))
-    if df < 2 or trace <= 0.0:
+    if df < 2 or not 0.0 < trace < np.inf:
         return 1.0
-    squared_trace = (trace / df) ** 2
-    second = df**2 / ((df - 1) * (df + 2)) * (float((centred**2).sum()) / df**2 - squared_trace / df)
+    squared_trace = 1.0 / df**2
+    trace_of_square = float(((centred / trace) ** 2).sum()) / df**2
+    second = df**2 / ((df - 1) * (df + 2)) * (trace_of_square - squared_trace / df)
     first = squared_trace - 2.0 * second / df
     limit = float(len(centred))
     return limit if second * limit <= first else max(first / second, 1.0)
