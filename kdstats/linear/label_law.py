@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from kdstats.linear.smoother import Smoother, as_full
@@ -212,12 +213,8 @@ def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
 
     The published gain :math:`E[(1+\chi^2_{k-1}/k)^{-2}]` is its second moment at ρ = 0.
     """
-    import scipy.special
-
     teacher, k = problem.teacher, problem.design.n_responses
-    shape = 0.5 * (k - 1)
-    nodes, weights = scipy.special.roots_genlaguerre(N_NODES, shape - 1.0)
-    weights = weights / weights.sum()
+    nodes, weights = _gamma_quadrature(0.5 * (k - 1))
     alpha = 1.0 / (1.0 + (1.0 - teacher.response_correlation) * 2.0 * nodes / k)
     first, second = float(weights @ alpha), float(weights @ alpha**2)
     covariance = mean_response_covariance(problem, k)
@@ -226,6 +223,14 @@ def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
     mixed = first**2 * covariance
     np.fill_diagonal(mixed, second * np.diag(covariance))
     return mixed
+
+
+def _gamma_quadrature(shape: float) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of the expectation over a gamma variable (Golub & Welsch 1969: no overflow for large shapes)."""
+    steps = np.arange(N_NODES)
+    off = np.sqrt(steps[1:] * (steps[1:] + shape - 1.0))
+    nodes, vectors = scipy.linalg.eigh_tridiagonal(2.0 * steps + shape, off)
+    return nodes, np.asarray(vectors[0] ** 2)
 
 
 def _next_generation(

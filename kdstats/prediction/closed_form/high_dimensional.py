@@ -49,13 +49,12 @@ def high_dimensional_variance(
         if gamma == 1.0:
             raise invalid("aspect_ratio", "differ from 1 without a penalty (the variance is infinite there)", gamma)
         return variance * (gamma / (1.0 - gamma) if gamma < 1.0 else 1.0 / (gamma - 1.0))
+    if gamma > 1.0:  # X'X and XX' share their spectrum but for zeros, which would cancel in M + lambda*M'
+        gamma, ridge = 1.0 / gamma, ridge / gamma
     # The Stieltjes transform M of the limiting spectrum at -lambda, written without cancellation.
     linear = 1.0 - gamma + ridge
     root = np.sqrt(linear**2 + 4.0 * gamma * ridge)
-    if linear > 0.0:
-        transform = 2.0 / (linear + root)
-    else:
-        transform = (root - linear) / (2.0 * gamma * ridge)
+    transform = 2.0 / (linear + root)
     # Implicit derivative of gamma*lambda*M^2 + (1 - gamma + lambda)*M - 1 = 0.
     slope = -(gamma * transform**2 + transform) / (2.0 * gamma * ridge * transform + linear)
     return float(variance * gamma * (transform + ridge * slope))
