@@ -308,7 +308,7 @@ def _until(
     while True:
         crew.extend_to(n, bar)
         found = estimates(crew.total, crew.simulation.frame, covariance=covariance)
-        if not (np.isfinite(found.inter).all() and np.isfinite(found.intra).all()):
+        if not (np.isfinite(found.total_se).all() and np.isfinite(found.inter + found.intra).all()):
             raise PredictionError(
                 "simulated components are not finite: the noise is too large to square in float64, or the noise law's "
                 "sampler returned values that are not finite"

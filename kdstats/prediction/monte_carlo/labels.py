@@ -66,6 +66,10 @@ class LabelSource:
         Root of the noise covariance in the coordinates of the labels, where it is not diagonal.
     scale, within_scale : (q * n,) ndarray
         Factors of the mean and of the sum of squares of a student's k standardised responses.
+    fitting : (n, n) ndarray or None
+        Root of the teacher's fitting covariance, in the coordinates of the labels.
+    keys : dict
+        Key of the counter-based generator for each source.
     """
 
     problem: DistillationProblem
@@ -80,14 +84,7 @@ class LabelSource:
     scale: FloatArray
     within_scale: FloatArray
     fitting: FloatArray | None
-
-    @property
-    def own_map(self) -> FloatArray:
-        """Coefficient map from labels in the coordinates of this source, shape (P, n)."""
-        fit = self.smoother
-        if self.whiten is fit.whiten:
-            return fit.coefficient_map
-        return np.asarray(fit.coefficient_map @ fit.whiten(np.eye(fit.inputs.shape[0])))
+    keys: dict[str, NDArray[np.uint64]]
 
     def draw(self, block: int, count: int) -> Labels:
         """Draw the first ``count`` students of a block."""
@@ -97,7 +94,7 @@ class LabelSource:
         teacher, design = self.problem.teacher, self.problem.design
         n, q, last = teacher.n_inputs, teacher.n_outputs, design.n_generations - 1
         k = 1 if teacher.response_correlation == 1.0 else design.n_responses
-        key = _key(self.seeds, "teacher_output")
+        key = self.keys["teacher_output"]
         noise = np.zeros((count, q, n))
         within = np.zeros((count, q, n)) if self.needs_within else None
         initial: FloatArray | None = None
@@ -142,7 +139,7 @@ class LabelSource:
         if student.training is None or "student_initialization" not in self.problem.design.sources:
             return None
         shape = (count, self.problem.teacher.n_outputs, self.smoother.inputs.shape[1])
-        key = _key(self.seeds, "student_initialization")
+        key = self.keys["student_initialization"]
         return student.training.initialization_sd * self._gaussian(key, generation, block, shape)
 
     @staticmethod
@@ -211,6 +208,7 @@ def label_source(problem: DistillationProblem, smoother: Smoother, law: NoiseLaw
         scale=scale,
         within_scale=within_scale,
         fitting=None if fitting is None else whiten(covariance_root(fitting)),
+        keys={source: _key(seeds, source) for source in ("teacher_output", "student_initialization")},
     )
 
 

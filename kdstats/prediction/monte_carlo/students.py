@@ -71,20 +71,21 @@ class LinearMap:
     def fit(self, labels: Labels) -> Students:
         """Fit a block of students."""
         size, q, n = labels.noise.shape
-        width = self.score.shape[1]
-        product = (labels.noise.reshape(size * q, n) @ self.stacked).reshape(size, q, -1)
-        coefficients = product[..., :width]
+        width, rank = self.score.shape[1], self.triangle.shape[0]
+        noise = labels.noise.reshape(size * q, n)
+        product = noise @ self.stacked
+        flat = np.ascontiguousarray(product[:, :width])
         if labels.initial is not None and self.initial_map is not None:
-            coefficients = coefficients + labels.initial @ self.initial_map.T
+            flat += labels.initial.reshape(size * q, -1) @ self.initial_map.T
+        coefficients = flat.reshape(size, q, width)
         if self.scale is None:
             return Students(coefficients=coefficients, variances=np.zeros((size, q)))
-        fitted = coefficients @ self.triangle.T
-        rank = self.triangle.shape[0]
-        projected = product[..., width : width + rank]
-        crossed = np.diagonal(product[..., width + rank :], axis1=1, axis2=2)
-        squares = row_squares(labels.noise.reshape(size * q, n)).reshape(size, q)
-        squares += row_squares(self.residual) + 2.0 * (crossed - np.einsum("bqp,qp->bq", coefficients, self.score))
-        squares += np.einsum("bqr,bqr->bq", fitted, fitted - 2.0 * projected)
+        fitted = flat @ self.triangle.T
+        crossed = np.diagonal(product[:, width + rank :].reshape(size, q, q), axis1=1, axis2=2)
+        squares = row_squares(noise) + row_squares(fitted)
+        squares -= 2.0 * np.einsum("br,br->b", fitted, product[:, width : width + rank])
+        squares = squares.reshape(size, q) + row_squares(self.residual)
+        squares += 2.0 * (crossed - np.einsum("bqp,qp->bq", coefficients, self.score))
         squares *= self.n_rows_per_input
         if labels.within is not None:
             squares += labels.within.sum(axis=2)
