@@ -133,11 +133,14 @@ class PointwiseResult:
 
     def beyond(self, margin: float) -> FloatArray:
         """Return adjusted p-values of "the true ratio is within [1/margin, margin]" at every point."""
+        return adjust_pvalues(self.unadjusted_beyond(margin), method=self.multiplicity)
+
+    def unadjusted_beyond(self, margin: float) -> FloatArray:
+        """Return the p-values behind :meth:`beyond`, before adjustment."""
         margin = as_number("margin", margin, minimum=1.0)
         high = _ratio_tail(self.statistic / margin, self.df, self.df_denominator, upper=True)
         low = _ratio_tail(self.statistic * margin, self.df, self.df_denominator, upper=False)
-        raw = np.where(np.isnan(self.statistic), 1.0, np.minimum(1.0, 2.0 * np.minimum(high, low)))
-        return adjust_pvalues(raw, method=self.multiplicity)
+        return np.where(np.isnan(self.statistic), 1.0, np.minimum(1.0, 2.0 * np.minimum(high, low)))
 
 
 def equality_test(
@@ -287,7 +290,10 @@ def _between_ratio(both: Pair, kurtosis: str) -> Ratio:
     if predicted <= 0.0:
         law, method = None, "degenerate: the predicted variance is 0"
     elif df_kurtosis is not None:
-        law, method = ScaleLaw(df=df_kurtosis, df_denominator=df_denominator), "chi-square, estimated kurtosis"
+        law, method = (
+            ScaleLaw(df=df_kurtosis, df_denominator=_df_left(both, df_denominator)),
+            "chi-square, estimated kurtosis",
+        )
     elif np.isfinite(df_denominator):
         law, method = ScaleLaw(df=n * rank.value, df_denominator=df_denominator), "F, effective degrees of freedom"
     elif rank.weights is not None and rank.source == "predicted":
@@ -299,10 +305,18 @@ def _between_ratio(both: Pair, kurtosis: str) -> Ratio:
     )
 
 
+def _df_left(both: Pair, df_denominator: float) -> float:
+    """Degrees of freedom of the denominator next to an estimated kurtosis, which covers the within part if recorded."""
+    if "inter_student" not in both.observed.average_se:
+        return df_denominator
+    error = both.inter_se_of_mean
+    return 2.0 * float(both.expected_between.mean()) ** 2 / error**2 if error > 0 else np.inf
+
+
 def _intra_ratio(both: Pair) -> Ratio:
     observed, predicted = float(both.observed.within.mean()), float(both.intra.mean())
     students = both.observed.df_between
-    variance = both.observed.within_se_of_mean**2 + float(both.intra_se.mean()) ** 2
+    variance = both.observed.within_se_of_mean**2 + both.intra_se_of_mean**2
     law = (
         LocationLaw(standard_error=float(np.sqrt(variance)) / predicted, df=students)
         if variance > 0 < predicted
@@ -315,27 +329,25 @@ def _intra_ratio(both: Pair) -> Ratio:
 
 
 def _total_ratio(both: Pair, inter: Ratio) -> Ratio:
-    """Between and within are independent (Gaussian students): add their variances, match two moments."""
+    """Between plus within: the recorded standard error has their covariance, else they count as independent."""
     share = 1.0 - both.observed.within_share
     observed = inter.observed + share * float(both.observed.within.mean())
     predicted = float((both.inter + both.intra).mean())
     within = (share * both.observed.within_se_of_mean) ** 2
     between = 0.0 if inter.law is None else 2.0 * inter.predicted**2 / inter.law.df
-    monte_carlo = both.inter_se_of_mean**2 + float(both.intra_se.mean()) ** 2
-    if between + within == 0.0 or predicted <= 0.0:
-        law = None
-    else:
-        law = ScaleLaw(
-            df=2.0 * predicted**2 / (between + within),
-            df_denominator=2.0 * predicted**2 / monte_carlo if monte_carlo > 0 else np.inf,
-        )
+    variance = float(both.observed.average_se.get("total", np.sqrt(between + within))) ** 2
+    monte_carlo = both.inter_se_of_mean**2 + both.intra_se_of_mean**2
+    law = None
+    if variance > 0.0 < predicted:
+        error = float(np.sqrt(variance + monte_carlo)) / predicted
+        law = LocationLaw(standard_error=error, df=both.observed.df_between)
     return Ratio(
         observed=observed,
         predicted=predicted,
         law=law,
         rank=inter.rank,
         rank_source=inter.rank_source,
-        method="degenerate" if law is None else "chi-square, moments of between and within",
+        method="degenerate" if law is None else "Student's t over students",
     )
 
 
@@ -358,7 +370,7 @@ def _kurtosis_df(both: Pair, kurtosis: str) -> float | None:
     squares = ((values - values.mean(axis=0)) ** 2).mean(axis=(1, 2))
     if size < 4 or not squares.any():
         return None
-    relative = float(squares.var(ddof=1) / squares.mean() ** 2)
+    relative = _relative_variance(both, squares)
     if relative == 0.0:
         return None
     weights, rank = both.rank.weights, both.rank.value
@@ -370,6 +382,18 @@ def _kurtosis_df(both: Pair, kurtosis: str) -> float | None:
     if kurtosis == "auto" and np.log(relative / second) < NOT_GAUSSIAN * error:
         return None
     return 2.0 * both.observed.df_between / relative
+
+
+def _relative_variance(both: Pair, squares: FloatArray) -> float:
+    """Variance of one student's contribution to the average, over its squared mean.
+
+    With sampled outputs the contribution is the squared distance less the student's own variance over r, whose
+    spread the estimation recorded.
+    """
+    recorded = both.observed.average_se.get("inter_student")
+    if both.observed.n_replicates > 1 and recorded is not None:
+        return float(both.observed.df_between * recorded**2 / both.expected_between.mean() ** 2)
+    return float(squares.var(ddof=1) / squares.mean() ** 2)
 
 
 def _ratio_tail(ratio: FloatArray, df: float, df_denominator: FloatArray, *, upper: bool) -> FloatArray:

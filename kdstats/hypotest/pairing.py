@@ -44,6 +44,25 @@ class Observed:
     n_replicates: int
     predictions: FloatArray | None
     average_se: Mapping[str, float]
+    df_within: float
+    rank_within: float | None
+
+    @property
+    def left_within_se(self) -> FloatArray:
+        """Standard error at each point of the within-student variance that is left in the student means.
+
+        Given each student's true variance, because that is in the variance between as well and cancels.
+        """
+        if self.df_within > 0:
+            return np.asarray(self.within_share * self.within * np.sqrt(2.0 / self.df_within))
+        return np.asarray(self.within_share * self.within_se)
+
+    @property
+    def left_within_se_of_mean(self) -> float:
+        """The same for its mean over points, which are ``rank_within`` independent ones."""
+        if self.df_within > 0 and self.rank_within is not None:
+            return float(self.within_share * self.within.mean() * np.sqrt(2.0 / (self.df_within * self.rank_within)))
+        return self.within_share * self.within_se_of_mean
 
     @property
     def within_se_of_mean(self) -> float:
@@ -98,7 +117,7 @@ class Pair:
         """Sampling variance of :attr:`expected_between`: Monte Carlo error, and the share of within in it."""
         if self.observed.single_output:
             return np.asarray(self.inter_se**2 + self.intra_se**2)
-        return np.asarray(self.inter_se**2 + (self.observed.within_share * self.observed.within_se) ** 2)
+        return np.asarray(self.inter_se**2 + self.observed.left_within_se**2)
 
     @property
     def _left_within(self) -> FloatArray:
@@ -111,8 +130,8 @@ class Pair:
         if not self.observed.n_replicates:
             return monte_carlo
         if self.observed.single_output:
-            return monte_carlo + float(self.intra_se.mean()) ** 2
-        return monte_carlo + (self.observed.within_share * self.observed.within_se_of_mean) ** 2
+            return monte_carlo + self.intra_se_of_mean**2
+        return monte_carlo + self.observed.left_within_se_of_mean**2
 
     @cached_property
     def inter_se_of_mean(self) -> float:
@@ -126,6 +145,11 @@ class Pair:
         square = float((self.inter**2).sum())
         relative = float((self.inter_se**2).sum()) / square if square > 0 else 0.0
         return float(self.inter.mean()) * float(np.sqrt(relative / self.rank.value))
+
+    @property
+    def intra_se_of_mean(self) -> float:
+        """Standard error of the mean of the predicted intra-student variance: recorded, else a bound."""
+        return float(self.average_se.get("intra_student", self.intra_se.mean()))
 
     @cached_property
     def rank(self) -> Rank:
@@ -208,6 +232,7 @@ def observed_arrays(observed: VarianceComponents) -> Observed:
     df = float(squares.attrs["df_between"])
     if df < 1:
         raise ComparisonError(f"`observed` must have at least 2 students to be tested; got {df + 1:g}")
+    rank_within = observed.attrs.get("effective_rank_within")
     within = squares["within"].transpose(*dims).values if "within" in squares else np.full(between.shape, np.nan)
     return Observed(
         between=between,
@@ -217,6 +242,8 @@ def observed_arrays(observed: VarianceComponents) -> Observed:
         n_replicates=int(squares.attrs.get("n_replicates", 0)),
         predictions=values,
         average_se=dict(observed.attrs.get("average_standard_error") or {}),
+        df_within=float(squares.attrs.get("df_within", 0)) if squares.attrs.get("n_replicates", 0) else 0.0,
+        rank_within=None if rank_within is None else float(rank_within),
     )
 
 

@@ -230,7 +230,10 @@ class _Facts:
     @cached_property
     def rejecting(self) -> list[str]:
         """Names of the tests of equality that reject, after Holm between them."""
-        adjusted = adjust_pvalues([self.tests[name].pvalue for name in self.families])
+        raw = [self.tests[name].pvalue for name in self.families]
+        if min(raw) > self.alpha:
+            return []
+        adjusted = adjust_pvalues(raw)
         return [name for name, p in zip(self.families, adjusted, strict=True) if p <= self.alpha]
 
     @property
@@ -245,7 +248,7 @@ class _Facts:
         shares = 1 if pointwise is None else 2
         if equivalence.pvalue_beyond * shares <= self.alpha:  # type: ignore[union-attr]
             return "the average variance"
-        if isinstance(pointwise, PointwiseResult):
+        if isinstance(pointwise, PointwiseResult) and pointwise.unadjusted_beyond(self.margin).min() <= self.alpha:
             pvalues = pointwise.beyond(self.margin)
             if float(pvalues.min()) * shares <= self.alpha:
                 point, _ = pointwise.labels[int(np.argmin(pvalues))]

@@ -33,7 +33,16 @@ def make_observed():
     """Build an observation from student means (S, m) or (S, m, q)."""
 
     def make(
-        predictions, *, within=0.0, within_se=0.0, n_replicates=0, labels=None, keep=True, exactness="observed", **attrs
+        predictions,
+        *,
+        within=0.0,
+        within_se=0.0,
+        n_replicates=0,
+        df_within=0,
+        labels=None,
+        keep=True,
+        exactness="observed",
+        **attrs,
     ):
         values = np.asarray(predictions, float)
         values = values[:, :, None] if values.ndim == 2 else values
@@ -49,7 +58,7 @@ def make_observed():
             attrs={"engine": "linear", "exactness": exactness, "n_students": len(values), **attrs},
             mean_squares=xr.Dataset(
                 {"between": (DIMS, between), "within": (DIMS, within)},
-                attrs={"df_between": len(values) - 1, "df_within": 0, "n_replicates": n_replicates},
+                attrs={"df_between": len(values) - 1, "df_within": df_within, "n_replicates": n_replicates},
             ),
             student_predictions=xr.DataArray(values, dims=("student", *DIMS)) if keep else None,
         )

@@ -50,10 +50,35 @@ def test_intra_without_spread_is_equal_or_not(make_predicted, make_observed, wit
 
 
 def test_total_combines_both_parts(make_predicted, make_observed, with_variance):
-    observed = make_observed(with_variance([1.0], 25), within=2.0, within_se=0.1)
+    observed = make_observed(with_variance([1.0], 25), within=2.6, within_se=0.1)
     result = equality_test(make_predicted([1.0], intra=2.0), observed, component="total", kurtosis="gaussian")
-    assert result.statistic == pytest.approx(1.0)
-    assert result.df == pytest.approx(2 * 9 / (2 / 24 + 0.01))
+    assert result.statistic == pytest.approx(1.2)
+    assert result.pvalue == pytest.approx(2 * stats.t.sf(0.6 / np.sqrt(2 / 24 + 0.01), 24))
+
+
+def test_total_uses_the_recorded_standard_error(make_predicted, make_observed, with_variance):
+    observed = make_observed(with_variance([1.0], 25), within=2.6, within_se=0.1, average_standard_error={"total": 0.2})
+    result = equality_test(make_predicted([1.0], intra=2.0), observed, component="total")
+    assert result.pvalue == pytest.approx(2 * stats.t.sf(0.6 / 0.2, 24))
+
+
+def test_sampled_outputs_use_the_spread_given_each_students_variance(make_predicted, make_observed, with_variance):
+    """Variances that differ between students are in the student means too, and cancel."""
+    observed = make_observed(
+        with_variance([1.5], 40), within=1.5, within_se=0.3, n_replicates=3, df_within=80, effective_rank_within=1.0
+    )
+    result = equality_test(make_predicted([1.0], intra=1.5), observed, kurtosis="gaussian")
+    assert result.df_denominator == pytest.approx(2 * 1.5**2 / (0.5**2 * 2 / 80))
+    recorded = make_observed(
+        with_variance([1.5], 40),
+        within=1.5,
+        n_replicates=3,
+        df_within=80,
+        average_standard_error={"inter_student": 0.4},
+    )
+    estimated = equality_test(make_predicted([1.0], intra=1.5), recorded, kurtosis="estimated")
+    assert estimated.df == pytest.approx(2 * 1.5**2 / 0.4**2)
+    assert estimated.df_denominator == np.inf
 
 
 def test_sampled_outputs_are_taken_out_of_the_student_means(make_predicted, make_observed, with_variance):
