@@ -56,11 +56,13 @@ class LinearMap:
     r"""One linear map for all students; coefficients are deviations from the noise-free student's.
 
     With e the noise of the labels, g the noise-free residual and :math:`X = QR`, the residual sum
-    of squares is :math:`g'g + 2(g'e - (X'g)'\beta) + e'e - 2(Q'e)'(R\beta) + \lVert R\beta\rVert^2`,
-    so that one product with ``stacked`` serves coefficients and residuals.
+    of squares is :math:`g'g + 2(g'e - (X'g)'\beta) + e'e - 2(Q'e)'(R\beta) + \lVert R\beta\rVert^2`.
+    Coefficients depend on labels through Q'e alone, for every student that descends a squared loss, so
+    that one product with the few columns of ``stacked`` = (Q, g) serves them and the residuals.
     """
 
     stacked: FloatArray
+    coefficient_map: FloatArray
     initial_map: FloatArray | None
     triangle: FloatArray
     residual: FloatArray
@@ -71,19 +73,20 @@ class LinearMap:
     def fit(self, labels: Labels) -> Students:
         """Fit a block of students."""
         size, q, n = labels.noise.shape
-        width, rank = self.score.shape[1], self.triangle.shape[0]
+        rank, width = self.triangle.shape
         noise = labels.noise.reshape(size * q, n)
         product = noise @ self.stacked
-        flat = np.ascontiguousarray(product[:, :width])
+        projected = np.ascontiguousarray(product[:, :rank])
+        flat = projected @ self.coefficient_map.T
         if labels.initial is not None and self.initial_map is not None:
             flat += labels.initial.reshape(size * q, -1) @ self.initial_map.T
         coefficients = flat.reshape(size, q, width)
         if self.scale is None:
             return Students(coefficients=coefficients, variances=np.zeros((size, q)))
         fitted = flat @ self.triangle.T
-        crossed = np.diagonal(product[:, width + rank :].reshape(size, q, q), axis1=1, axis2=2)
+        crossed = np.diagonal(product[:, rank:].reshape(size, q, q), axis1=1, axis2=2)
         squares = row_squares(noise) + row_squares(fitted)
-        squares -= 2.0 * np.einsum("br,br->b", fitted, product[:, width : width + rank])
+        squares -= 2.0 * np.einsum("br,br->b", fitted, projected)
         squares = squares.reshape(size, q) + row_squares(self.residual)
         squares += 2.0 * (crossed - np.einsum("bqp,qp->bq", coefficients, self.score))
         squares *= self.n_rows_per_input
@@ -214,11 +217,9 @@ def linear_map(problem: DistillationProblem, fit: Smoother, source: LabelSource)
     basis, triangle = np.linalg.qr(inputs)
     residual = (centre - inputs @ fit.coefficients(centre)).T
     scale = _residual_scale(problem, fit)
-    stacked = [fit.coefficient_map.T]
-    if scale is not None:
-        stacked += [basis, residual.T]
     return LinearMap(
-        stacked=np.ascontiguousarray(np.hstack(stacked)),
+        stacked=basis if scale is None else np.ascontiguousarray(np.hstack([basis, residual.T])),
+        coefficient_map=fit.coefficient_map @ basis,
         initial_map=fit.initial_map,
         triangle=triangle,
         residual=np.ascontiguousarray(residual),
