@@ -375,5 +375,41 @@ def test_control_reduces_the_error_it_claims_to_reduce():
     assert ratio**2 == pytest.approx(info["variance_reduction"], rel=1e-6)
 
 
+CONTROLLED = {
+    "pilot": make(resample_size=40, n_responses=4, strategy="variance_weighting"),
+    "oracle": make(
+        resample_size=40,
+        n_responses=4,
+        strategy="variance_weighting",
+        weighting=Weighting(student_estimate="teacher_mean", weight="estimated"),
+    ),
+    "multi response, weights": make(
+        resample_size=40,
+        n_responses=3,
+        strategy="multi_response",
+        noise_variance=PER_INPUT,
+        response_correlation=0.3,
+        student=kd.LinearStudent(weights=1 / PER_INPUT),
+    ),
+    "fitting error": make(resample_size=40, fitting_covariance=FITTING, noise_variance=FULL),
+    "ridge": make(resample_size=30, student=kd.LinearStudent(penalty=2.0), mean=MEAN),
+    "steps": make(resample_size=40, student=kd.LinearStudent(training=STEPS)),
+}
+
+
+@pytest.mark.parametrize("law", ["gaussian", "gamma:1"])
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_control_changes_the_error_but_not_the_answer(name, law):
+    """Runs with and without control, of other students, estimate the same variance."""
+    with_control = predict(CONTROLLED[name], n_students=16_000, rng=1, noise_law=law)
+    without = predict(CONTROLLED[name], n_students=16_000, rng=2, noise_law=law, control_variate=False)
+    assert with_control.attrs["control_variate"]["used"] == (name != "oracle" or law == "gaussian")
+    for component in ("inter_student", "intra_student", "total"):
+        gap = (with_control.estimate[component] - without.estimate[component]).values
+        error = np.hypot(with_control.standard_error[component].values, without.standard_error[component].values)
+        assert (np.abs(gap) / error).max() < Z
+        assert (np.abs(gap + 0.2 * without.estimate[component].values) / error).max() > Z
+
+
 def test_every_named_law_has_a_table():
     assert all(has_table(as_noise_law(law)) for law in LAWS)

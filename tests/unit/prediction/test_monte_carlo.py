@@ -406,6 +406,19 @@ def test_progress_is_shown_on_stderr_when_asked_for(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_progress_appears_by_itself_on_a_terminal_only_after_a_while(monkeypatch, capsys):
+    from kdstats.prediction.monte_carlo import engine
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    predict(make(), n_students=600, rng=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(engine, "PATIENCE", 0.0)
+    predict(make(), n_students=600, rng=1)
+    assert "students" in capsys.readouterr().err
+    predict(make(), n_students=600, rng=1, progress=False)
+    assert capsys.readouterr().err == ""
+
+
 def test_interrupt_leaves_at_once_and_cleanly(monkeypatch):
     import threading
 
