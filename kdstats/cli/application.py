@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from kdstats.errors import KdstatsError, KdstatsWarning, invalid
 
@@ -23,8 +24,22 @@ __all__ = ["application", "run"]
 EXIT = {"agree": 0, "disagree": 1, "undecided": 4}
 BAD_DATA, INTERRUPTED = 2, 130
 
+
+class InterruptedByUserError(Exception):
+    """Ctrl-C, kept from the command library, which would answer it without saying how to go on."""
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError from None
+
+
 application = typer.Typer(
     name="kdstats",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,10 +67,10 @@ def run() -> None:
     """Run the command and turn every outcome into an exit code."""
     warnings.showwarning = _show_warning
     try:
-        application(standalone_mode=True)
+        application()
     except KdstatsError as error:
         _fail(f"kdstats: {error}", BAD_DATA)
-    except KeyboardInterrupt:
+    except InterruptedByUserError:
         again = " ".join(sys.argv[1:])
         hint = f"; finished parts are kept, go on with: kdstats {again}" if "--out" in sys.argv else ""
         _fail(f"kdstats: interrupted{hint}", INTERRUPTED)

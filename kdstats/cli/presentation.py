@@ -70,8 +70,8 @@ def study_text(result: StudyResult, report: Path) -> str:
         law, test = result.mse_law, result.mse_test
         lines += [
             "",
-            f"Test error of one student: predicted {law.mean:.4g} (sd {law.sd:.3g}), observed mean {test.observed:.4g};",
-            f"  the whole predicted law fits with p = {float(test.pvalue):.3g}",
+            f"Test error of one student: predicted {law.mean:.4g} (sd {law.sd:.3g}), observed mean {test.observed:.4g}",
+            f"  test of the whole predicted law: p = {float(test.pvalue):.3g}",
         ]
     lines += _sweep_lines("responses per input", result.by_responses)
     lines += _sweep_lines("noise variance", result.by_noise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _header(components: VarianceComponents) -> list[str]:
     right = [
         ("Students:", components.n_students),
         ("Outputs a student:", outputs),
-        ("Seed:", attrs.get("seed")),
+        ("Seed:", _seed(attrs.get("seed"))),
         ("Wall time:", None if attrs.get("wall_time") is None else f"{float(attrs['wall_time']):.3g} s"),
     ]
     lines = [f"{_entry(*a)}    {_entry(*b)}".rstrip() for a, b in zip(left, right, strict=True)]
@@ -98,6 +99,12 @@ def _entry(name: str, value: Any) -> str:
     half = WIDTH // 2 - 2
     text = "-" if value is None else str(value)
     return f"{name:<18}{text if len(text) <= half - 18 else text[: half - 21] + '...':>{half - 18}}"
+
+
+def _seed(value: Any) -> Any:
+    """Return the one seed behind all sources, or say that they have their own."""
+    seeds = set(value.values()) if isinstance(value, Mapping) else {value}
+    return seeds.pop() if len(seeds) == 1 else "one per source"
 
 
 def _ranks(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,30 +76,36 @@ class TrainingTable(_Table):
     initialization_sd: float = 0.0
 
 
-class StudentTable(_Table):
-    """A linear or network student."""
+class LinearTable(_Table):
+    """A linear student, exact or trained by gradient steps."""
 
-    kind: Literal["linear", "network"] = "linear"
+    kind: Literal["linear"] = "linear"
     penalty: float = 0.0
     fit_intercept: bool = True
     minimum_norm: bool = False
     residual_variance: str = "unbiased"
     training: TrainingTable | None = None
+
+    def student(self) -> LinearStudent:
+        """Return what the table describes."""
+        options = self.model_dump(exclude={"kind", "training"})
+        training = None if self.training is None else GradientDescent(**self.training.model_dump())
+        return LinearStudent(training=training, **options)
+
+
+class NetworkTable(_Table):
+    """A feed-forward network."""
+
+    kind: Literal["network"] = "network"
     hidden: list[int] = [16]
     activation: str = "relu"
     optimizer: str = "adam"
     learning_rate: float = 0.01
     epochs: int = 200
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> StudentTable:
-        network = {"hidden", "activation", "optimizer", "learning_rate", "epochs"}
-        other = self.model_fields_set & (
-            network if self.kind == "linear" else set(type(self).model_fields) - network - {"kind"}
-        )
-        if other:
-            raise ValueError(f"has {sorted(other)[0]!r}, which a {self.kind} student does not have")
-        return self
+    def student(self) -> NetworkStudent:
+        """Return what the table describes."""
+        return NetworkStudent(hidden=tuple(self.hidden), **self.model_dump(exclude={"kind", "hidden"}))
 
 
 class DesignTable(_Table):
@@ -132,9 +137,15 @@ class _Document(_Table):
     title: str = "Distillation study"
     data: DataTable
     teacher: TeacherTable = TeacherTable()
-    student: StudentTable = StudentTable()
+    student: LinearTable | NetworkTable = Field(default=LinearTable(), discriminator="kind")
     design: DesignTable = DesignTable()
     run: RunTable = RunTable()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _students_are_linear_by_default(cls, document: Any) -> Any:
+        student = document.get("student") if isinstance(document, dict) else None
+        return {**document, "student": {"kind": "linear", **student}} if isinstance(student, dict) else document
 
 
 class Setting(_Table):
@@ -219,8 +230,7 @@ class Study:
         train, test = _split(len(data.X), table)
         X = data.X
         if table.standardize:
-            spread = X[train].std(axis=0)
-            X = (X - X[train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+            X = _standardized(X, train)
         target = data.target
         mean = self._teacher_mean(data, X, train)
         noise = self._noise(data, train)
@@ -236,7 +246,7 @@ class Study:
         design = self._document.design
         problem = DistillationProblem(
             teacher=teacher,
-            student=_student(self._document.student),
+            student=self._document.student.student(),
             design=Design(
                 X[test],
                 n_responses=design.n_responses,
@@ -298,36 +308,23 @@ def _split(n: int, table: DataTable) -> tuple[NDArray[np.int64], NDArray[np.int6
     return np.sort(order[n_test:]), np.sort(order[:n_test])[: table.max_points]
 
 
-def _student(table: StudentTable) -> LinearStudent | NetworkStudent:
-    if table.kind == "network":
-        return NetworkStudent(
-            hidden=tuple(table.hidden),
-            activation=table.activation,
-            optimizer=table.optimizer,
-            learning_rate=table.learning_rate,
-            epochs=table.epochs,
-        )
-    student = LinearStudent(
-        penalty=table.penalty,
-        fit_intercept=table.fit_intercept,
-        minimum_norm=table.minimum_norm,
-        residual_variance=table.residual_variance,
-    )
-    if table.training is None:
-        return student
-    return replace(student, training=GradientDescent(**table.training.model_dump()))
+def _standardized(X: FloatArray, train: NDArray[np.int64]) -> FloatArray:
+    """Centre and scale by the training rows; a column that is constant there stays as it is."""
+    constant = np.ptp(X[train], axis=0) == 0.0
+    spread = np.where(constant, 1.0, X[train].std(axis=0))
+    return np.asarray(np.where(constant, X, (X - X[train].mean(axis=0)) / spread))
 
 
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
     first, *others = error.errors()
-    path = ".".join(str(part) for part in first["loc"]) or "study"
+    path = ".".join(str(part) for part in first["loc"] if part not in ("linear", "network")) or "study"
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"
     elif first["type"] == "missing":
         text = f"`{path}` must be given; got nothing"
     else:
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input tag ")
         text = (
             f"`{path}`: {reason[0].lower()}{reason[1:]}; got {first['input']!r}"
             if not isinstance(first["input"], dict)

@@ -180,13 +180,13 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
 
 
 def effective_rank(spreads: list[FloatArray]) -> float:
-    """Return (tr C)^2 / tr C^2 over all points and (independent) outputs; 0 if nothing varies."""
+    """Return (tr C)^2 / tr C^2 over all points and (independent) outputs; 1 if nothing varies."""
     trace, square = 0.0, 0.0
     for spread in spreads:
         gram = spread.T @ spread
         trace += float(np.trace(gram))
         square += float(np.einsum("ij,ij->", gram, gram))
-    return trace**2 / square if square > 0.0 else 0.0
+    return trace**2 / square if square > 0.0 else 1.0
 
 
 def _covariance_array(problem: DistillationProblem, spreads: list[FloatArray]) -> xr.DataArray:

@@ -1,0 +1,212 @@
+"""The command as a user meets it: exit codes, one clear line, nothing half-written."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from kdstats.cli import main
+
+STUDY = """
+[data]
+dataset = "diabetes"
+max_points = 10
+[teacher]
+noise_fraction = 0.5
+[design]
+n_responses = 2
+[run]
+n_students = 80
+n_simulated = 500
+observe = ["linear"]
+"""
+
+
+def run(*arguments):
+    """Run the command in this process and return what a shell would see."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = sys.argv
+    sys.argv = ["kdstats", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = before
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_predict_observe_compare_agree(study, tmp_path):
+    out = tmp_path / "out"
+    assert run("predict", study, "--out", out).returncode == 0
+    assert run("observe", study, "--out", out, "--n-students", 400).returncode == 0
+    verdict = run("compare", out / "predicted.nc", out / "observed.nc", "--json")
+    assert json.loads(verdict.stdout)["verdict"] == "agree"
+    assert verdict.returncode == 0
+
+
+def test_a_wrong_theory_is_refuted_and_too_few_students_are_undecided(study, tmp_path):
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(STUDY.replace("0.5", "1.5"))
+    run("predict", wrong, "--out", tmp_path / "wrong")
+    run("observe", study, "--out", tmp_path / "right", "--n-students", 400)
+    assert run("compare", tmp_path / "wrong/predicted.nc", tmp_path / "right/observed.nc").returncode == 1
+    run("predict", study, "--out", tmp_path / "right")
+    run("observe", study, "--out", tmp_path / "few", "--n-students", 4)
+    few = run("compare", tmp_path / "right/predicted.nc", tmp_path / "few/observed.nc")
+    assert few.returncode == 4
+    assert "UNDECIDED" in few.stdout
+
+
+def test_json_has_every_number_with_its_error(study):
+    result = json.loads(run("predict", study, "--engine", "monte_carlo", "--n-students", 500, "--json").stdout)
+    entry = result["average"]["inter_student"]
+    assert entry["lower"] < entry["estimate"] < entry["upper"]
+    assert entry["standard_error"] > 0
+    assert len(result["points"]) == 10
+    assert result["attrs"]["engine"] == "monte_carlo"
+
+
+def test_same_seed_same_output_other_seed_other_output(study):
+    first, again = (run("observe", study, "--seed", 7, "--json") for _ in range(2))
+    a, b = json.loads(first.stdout), json.loads(again.stdout)
+    assert a["points"] == b["points"]
+    assert json.loads(run("observe", study, "--seed", 8, "--json").stdout)["points"] != a["points"]
+
+
+def test_report_writes_a_page_and_says_where(study, tmp_path):
+    result = run("report", study, "--out", tmp_path / "out")
+    assert result.returncode in (0, 4)
+    assert (tmp_path / "out" / "report.html").exists()
+    assert str(tmp_path / "out" / "report.html") in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_csv_in_place_of_a_study_file(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("x,m,v\n" + "\n".join(f"{i},{2 * i},{1 + i}" for i in range(10)))
+    result = run(
+        "predict",
+        "--csv",
+        table,
+        "--teacher-mean",
+        "m",
+        "--noise-variance",
+        "v",
+        "-k",
+        2,
+        "--test-fraction",
+        0,
+        "--json",
+    )
+    assert result.returncode == 0
+    assert len(json.loads(result.stdout)["points"]) == 10
+
+
+def test_own_predictions_are_decomposed(tmp_path):
+    table = tmp_path / "long.csv"
+    rows = [f"{s},{r},{p},{s + 0.1 * r * (-1) ** p + p}" for s in range(4) for r in range(3) for p in range(2)]
+    table.write_text("student,replicate,point,value\n" + "\n".join(rows))
+    result = run("decompose", table, "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["attrs"]["exactness"] == "observed"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (STUDY.replace("n_students = 80", "n_students = 1"), "`run.n_students`"),
+        (STUDY.replace("n_responses = 2", "n_responses = 2.5"), "`design.n_responses`"),
+        (STUDY.replace("n_responses = 2", "n_responses = 0"), "`n_responses` must be at least 1; got 0"),
+        (STUDY.replace("[run]", "[run]\ncolour = 1"), "`run.colour` must be a known key"),
+        (STUDY.replace("noise_fraction = 0.5", "noise_variance = -1.0"), "`teacher.noise_variance`"),
+        (STUDY.replace("noise_fraction = 0.5", "noise_fraction = 0.5\nresponse_correlation = -1.0"), None),
+        (
+            STUDY.replace("noise_fraction = 0.5", "noise_fraction = 0.5\nresponse_correlation = 1.5"),
+            "`response_correlation`",
+        ),
+        (STUDY.replace('dataset = "diabetes"', 'csv = "none.csv"\ntarget = "y"'), "No such file"),
+        (STUDY.replace('dataset = "diabetes"', 'csv = "empty.csv"\ntarget = "y"'), "empty"),
+        (
+            STUDY.replace('dataset = "diabetes"', 'csv = "short.csv"\ntarget = "y"'),
+            "at least as many rows as coefficients",
+        ),
+        (STUDY.replace('dataset = "diabetes"', 'csv = "constant.csv"\ntarget = "y"'), "'c' is constant"),
+        (STUDY.replace('dataset = "diabetes"', 'csv = "mine.csv"\ntarget = "z"'), "`target` must name a column"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, text, words):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "short.csv").write_text("a,b,c,d,y\n" + "1,2,3,4,5\n2,1,4,3,6\n3,5,1,2,2\n")
+    (tmp_path / "constant.csv").write_text("a,c,y\n" + "\n".join(f"{i},1,{i}" for i in range(20)))
+    (tmp_path / "mine.csv").write_text("a,y\n1,2\n2,3\n")
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    result = run("report", path, "--out", tmp_path / "out")
+    if words is None:
+        assert result.returncode in (0, 4)  # -1 is possible for two responses
+        return
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.endswith("...")]
+    assert len(lines) == 1
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "out") == before
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict"], "`STUDY` must be given"),
+        (["predict", "none.toml"], "No such file"),
+        (["compare", "none.nc", "none.nc"], "none.nc"),
+        (["observe", "study.toml", "--engine", "quantum"], "`engine` must be one of"),
+        (["predict", "study.toml", "--n-students", "50"], "without --engine monte_carlo"),
+        (["predict", "study.toml", "-k", "3"], "`--n-responses` must go with --csv"),
+        (["predict", "study.toml", "--out", "study.toml"], "must be a folder that can be written"),
+        (["decompose", "none.csv"], "No such file"),
+        (["predict", "--nonsense"], "No such option"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(study, monkeypatch, arguments, words):
+    monkeypatch.chdir(study.parent)
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert words in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_interruption_keeps_finished_parts_and_says_how_to_go_on(study, tmp_path):
+    code = (
+        "import kdstats.study.run as stage\n"
+        "def stop(*a, **k): raise KeyboardInterrupt\n"
+        "stage._observe = stop\n"
+        "from kdstats.cli import main; main()"
+    )
+    out = tmp_path / "out"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "report", str(study), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert result.returncode == 130
+    assert f"go on with: kdstats report {study} --out {out}" in result.stderr
+    assert (out / "closed_form.nc").exists()
+    assert "Traceback" not in result.stderr
