@@ -101,6 +101,8 @@ class QuadraticForm:
     def _tail(self, x: float) -> tuple[float, float]:
         """Return (cdf, sf); the smaller one is computed, the other is its complement."""
         excess = x - self.offset
+        if np.isnan(excess):
+            return excess, excess
         if excess <= 0.0 or self.weights.size == 0:
             at_or_above = excess >= 0.0 if self.weights.size == 0 else False
             return (1.0, 0.0) if at_or_above else (0.0, 1.0)
@@ -112,7 +114,9 @@ class QuadraticForm:
 
     def _density(self, x: float) -> float:
         excess = x - self.offset
-        if excess <= 0.0 or self.weights.size == 0:
+        if np.isnan(excess):
+            return excess
+        if excess <= 0.0 or self.weights.size == 0 or np.isinf(excess):
             return 0.0
         return max(self._integrate(excess, self._saddle(excess), over_s=False), 0.0)
 
@@ -126,7 +130,8 @@ class QuadraticForm:
 
     def _cumulant(self, s: Any) -> Any:
         scaled = 1.0 - 2.0 * np.multiply.outer(s, self.weights)
-        return -0.5 * np.log(scaled).sum(axis=-1) + (self.noncentrality * 0.5 * (1.0 / scaled - 1.0)).sum(axis=-1)
+        shift = np.multiply.outer(s, self.weights * self.noncentrality) / scaled
+        return -0.5 * np.log(scaled).sum(axis=-1) + shift.sum(axis=-1)
 
     def _slope(self, s: float) -> float:
         scaled = 1.0 - 2.0 * s * self.weights
@@ -160,14 +165,20 @@ class QuadraticForm:
         width = 1.0 / np.sqrt(self._curvature(origin))
         base = float(self._cumulant(origin) - origin * x)
 
+        def contour(u: Any) -> Any:
+            return origin + width * (np.cosh(u) - 1.0) + 1j * width * np.sinh(u)
+
         def integrand(u: NDArray[Any]) -> FloatArray:
-            s = origin + width * (np.cosh(u) - 1.0) + 1j * width * np.sinh(u)
+            s = contour(u)
             exponent = self._cumulant(s) - s * x - base
             alive = exponent.real > NEGLIGIBLE
             values = np.exp(np.where(alive, exponent, 0.0)) * (width * np.sinh(u) + 1j * width * np.cosh(u))
             return np.where(alive, (values / s if over_s else values).imag, 0.0)
 
-        end = float(np.arccosh(1.0 + (80.0 + abs(base)) / (width * x)))
+        end = 1.0
+        while (self._cumulant(contour(end)) - contour(end) * x).real - base > NEGLIGIBLE:
+            end += 0.5
+        rounding = 16.0 * np.finfo(float).eps * x * abs(contour(1.0))
         count = FIRST_NODES
         step = end / count
         nodes = step * np.arange(count + 1)
@@ -180,7 +191,7 @@ class QuadraticForm:
             total_sum += float(integrand(step * (np.arange(count) + 0.5)).sum())
             count, step = 2 * count, 0.5 * step
             current = scale * step * total_sum
-            if abs(current - previous) <= TOLERANCE * min(size, abs(np.exp(base)) * size):
+            if abs(current - previous) <= max(TOLERANCE, rounding) * min(size, np.exp(base) * size):
                 return float(current)
             previous = current
         raise PredictionError(f"the tail integral at {x + self.offset:.6g} did not settle to {TOLERANCE:g}")
