@@ -226,7 +226,7 @@ def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
 
 
 def _gamma_quadrature(shape: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of the expectation over a gamma variable (Golub & Welsch 1969: no overflow for large shapes)."""
+    """Nodes and weights of the expectation over a gamma variable (Golub & Welsch 1969), for any shape."""
     steps = np.arange(N_NODES)
     off = np.sqrt(steps[1:] * (steps[1:] + shape - 1.0))
     nodes, vectors = scipy.linalg.eigh_tridiagonal(2.0 * steps + shape, off)
