@@ -84,7 +84,7 @@ class LinearMap:
         if self.scale is None:
             return Students(coefficients=coefficients, variances=np.zeros((size, q)))
         fitted = flat @ self.triangle.T
-        crossed = np.diagonal(product[:, rank:].reshape(size, q, q), axis1=1, axis2=2)
+        crossed = np.diagonal(product[:, rank : rank + q].reshape(size, q, q), axis1=1, axis2=2)
         squares = row_squares(noise) + row_squares(fitted)
         squares -= 2.0 * np.einsum("br,br->b", fitted, projected)
         squares = squares.reshape(size, q) + row_squares(self.residual)
@@ -218,7 +218,7 @@ def linear_map(problem: DistillationProblem, fit: Smoother, source: LabelSource)
     residual = (centre - inputs @ fit.coefficients(centre)).T
     scale = _residual_scale(problem, fit)
     return LinearMap(
-        stacked=basis if scale is None else np.ascontiguousarray(np.hstack([basis, residual.T])),
+        stacked=_padded(basis if scale is None else np.hstack([basis, residual.T])),
         coefficient_map=fit.coefficient_map @ basis,
         initial_map=fit.initial_map,
         triangle=triangle,
@@ -227,6 +227,14 @@ def linear_map(problem: DistillationProblem, fit: Smoother, source: LabelSource)
         n_rows_per_input=_rows_per_input(problem),
         scale=scale,
     )
+
+
+def _padded(columns: FloatArray) -> FloatArray:
+    """Add columns of zeros up to a multiple of eight, which BLAS multiplies faster than fewer."""
+    n, width = columns.shape
+    padded = np.zeros((n, -(-width // 8) * 8))
+    padded[:, :width] = columns
+    return padded
 
 
 def own_rows(problem: DistillationProblem, fit: Smoother, source: LabelSource) -> OwnRows:
