@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -19,6 +17,7 @@ import xarray as xr
 
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import DataError, KdstatsError, MissingDependencyError
+from kdstats.files import write_atomically
 
 __all__ = ["from_netcdf", "to_dataframe", "to_datatree", "to_inference_data", "to_netcdf"]
 
@@ -118,7 +117,10 @@ def to_netcdf(components: VarianceComponents, path: Path) -> None:
     text = json.dumps(header)
     marks = {"format": FORMAT, "format_version": FORMAT_VERSION, "header": text, "sha256": _digest(groups, text)}
     root = xr.Dataset(attrs=_native(components.attrs) | marks)
-    _write(xr.DataTree.from_dict({"/": root, **groups}), encoding, Path(path))
+    whole = xr.DataTree.from_dict({"/": root, **groups})
+    write_atomically(
+        Path(path), lambda part: whole.to_netcdf(part, engine="h5netcdf", encoding=encoding), error=DataError
+    )
 
 
 def from_netcdf(path: Path) -> VarianceComponents:
@@ -175,31 +177,6 @@ def _rebuilt(groups: Mapping[str, xr.Dataset], header: Mapping[str, Any]) -> Var
         else:
             parts[name] = dataset
     return VarianceComponents(**parts, attrs=_decoded(header["attrs"]))
-
-
-def _write(tree: xr.DataTree, encoding: Mapping[str, Any], path: Path) -> None:
-    """Write to a temporary file in the same folder, flush, and rename over the destination."""
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
-        tree.to_netcdf(temporary, engine="h5netcdf", encoding=dict(encoding))
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _text_dtypes(dataset: xr.Dataset) -> dict[str, str]:

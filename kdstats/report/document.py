@@ -10,12 +10,12 @@ from typing import Any
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import StudyError, invalid
+from kdstats.files import write_atomically
 from kdstats.problem.validation import as_probability
 from kdstats.report.drawing import Illustration, as_illustrations, inline_svg
 from kdstats.report.formatting import count, percent
 from kdstats.report.tables import average_table, point_table, provenance_table, table_of_tests
 from kdstats.report.wording import notes, word_verdict
-from kdstats.report.writing import write_atomically
 
 __all__ = ["Report", "render_report", "write_report"]
 

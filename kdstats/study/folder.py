@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import DataError, StudyError
+from kdstats.files import write_atomically
 
-__all__ = ["ResultFolder", "write_text"]
+__all__ = ["ResultFolder", "prepare"]
 
 MANIFEST = "manifest.json"
 
@@ -79,13 +79,10 @@ class ResultFolder:
         self._save()
         return result
 
-    def text(self, name: str, content: str) -> Path | None:
-        """Write a text file into the folder, whole or not at all."""
-        return None if self.path is None else write_text(self.path / name, content)
-
     def _save(self) -> None:
         assert self.path is not None
-        write_text(self.path / MANIFEST, json.dumps(self._manifest, indent=1, sort_keys=True))
+        content = json.dumps(self._manifest, indent=1, sort_keys=True)
+        write_atomically(self.path / MANIFEST, content, parameter="out")
 
     def _read_manifest(self, path: Path) -> dict[str, Any] | None:
         place = path / MANIFEST
@@ -106,20 +103,6 @@ def prepare(path: Path) -> None:
             pass
     except OSError as error:
         raise StudyError(f"`out` must be a folder that can be written; got {str(path)!r} ({error.strerror})") from None
-
-
-def write_text(path: Path, content: str) -> Path:
-    """Write a file through a temporary one, so that readers never see half of it."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        raise StudyError(f"`out` must be a place that can be written; got {str(path)!r} ({error.strerror})") from None
-    return path
 
 
 def _digest(path: Path) -> str | None:

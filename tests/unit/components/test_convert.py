@@ -161,14 +161,16 @@ class TestNetCDF:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(xr.DataTree, "to_netcdf", full)
-        with pytest.raises(DataError, match=r"cannot write .*c\.nc: No space left on device"):
+        with pytest.raises(DataError, match=r"`path` must be a file that can be written; .*No space left on device"):
             everything(seed=1).to_netcdf(path)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["c.nc"]
 
-    def test_folder_that_is_not_there(self, tmp_path):
-        with pytest.raises(DataError, match=r"cannot write .*: No such file"):
-            everything().to_netcdf(tmp_path / "none" / "c.nc")
+    def test_a_new_folder_is_made_and_a_file_in_its_place_is_an_error(self, tmp_path):
+        everything().to_netcdf(tmp_path / "new" / "c.nc")
+        assert os.listdir(tmp_path / "new") == ["c.nc"]
+        with pytest.raises(DataError, match="must be a file that can be written"):
+            everything().to_netcdf(tmp_path / "new" / "c.nc" / "d.nc")
 
     def test_attr_that_cannot_be_stored(self, tmp_path):
         with pytest.raises(DataError, match="cannot store 'attrs': it holds a set"):

@@ -4,7 +4,7 @@ import pytest
 
 import kdstats as kd
 from kdstats.errors import StudyError
-from kdstats.study.folder import MANIFEST, ResultFolder, write_text
+from kdstats.study.folder import MANIFEST, ResultFolder
 
 
 def count_calls(calls):
@@ -57,20 +57,6 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="`out` must be a folder that can be written"):
         ResultFolder(tmp_path / "file", {})
-
-
-def test_writing_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
-    place = tmp_path / "a.txt"
-    write_text(place, "old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(StudyError, match="No space left"):
-        write_text(place, "new")
-    assert place.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
 def test_the_manifest_has_study_units_and_versions(tmp_path):
