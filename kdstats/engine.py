@@ -71,7 +71,7 @@ def predict(problem: DistillationProblem, *, engine: str | None = None, **option
         raise UnsupportedProblemError(
             f"no prediction engine covers a {type(problem.student).__name__} yet; `kdstats.observe` trains them"
         )
-    return load_engine(PREDICTION_ENGINES, engine or cast(str, default))(problem, **options)
+    return load_engine(PREDICTION_ENGINES, cast(str, default) if engine is None else engine)(problem, **options)
 
 
 def observe(problem: DistillationProblem, *, engine: str | None = None, **options: Any) -> VarianceComponents:
@@ -92,7 +92,7 @@ def observe(problem: DistillationProblem, *, engine: str | None = None, **option
     VarianceComponents
     """
     default = DEFAULTS[_student_class(problem)][1]
-    return load_engine(OBSERVATION_ENGINES, engine or default)(problem, **options)
+    return load_engine(OBSERVATION_ENGINES, default if engine is None else engine)(problem, **options)
 
 
 def load_engine(table: dict[str, str], name: str) -> Engine:
