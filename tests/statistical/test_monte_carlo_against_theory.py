@@ -394,6 +394,7 @@ CONTROLLED = {
     "fitting error": make(resample_size=40, fitting_covariance=FITTING, noise_variance=FULL),
     "ridge": make(resample_size=30, student=kd.LinearStudent(penalty=2.0), mean=MEAN),
     "steps": make(resample_size=40, student=kd.LinearStudent(training=STEPS)),
+    "two outputs": make(resample_size=40, mean=TWO_MEANS),
 }
 
 

@@ -188,6 +188,29 @@ def test_row_squares_and_systems():
     np.testing.assert_array_equal(solved[3], sides[3])
 
 
+def test_resampled_students_with_two_outputs_are_those_of_each_output():
+    """Coefficients of every student and output against weighted least squares by lstsq."""
+    from kdstats.prediction.monte_carlo.engine import _prepare
+    from kdstats.streams import as_seeds
+
+    teacher = kd.GaussianTeacher(X, np.column_stack([MEAN, MEAN**2]), noise_variance=0.5)
+    student = kd.LinearStudent(weights=np.linspace(0.5, 2.0, 20), residual_variance="mle")
+    problem = kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(QUERY, resample_size=30))
+    simulation = _prepare(problem, as_seeds(1), as_noise_law("laplace"), 100, None)
+    labels = simulation.source.draw(0, 25)
+    students = simulation.trainer.fit(labels)
+    sd = 1 / np.sqrt(student.weights)
+    inputs = np.column_stack([np.ones(20), X])
+    for s in range(25):
+        rows = np.repeat(np.arange(20), labels.counts[s])
+        for output in range(2):
+            values = teacher.mean[:, output] + sd * labels.noise[s, output]
+            root = 1 / sd[rows]
+            expected, squares, *_ = np.linalg.lstsq(root[:, None] * inputs[rows], root * values[rows])
+            np.testing.assert_allclose(students.coefficients[s, output], expected, rtol=1e-8, atol=1e-10)
+            assert students.variances[s, output] == pytest.approx(squares[0] / 30 * np.mean(sd**2), rel=1e-8)
+
+
 STEPS = kd.GradientDescent(n_steps=5, learning_rate=0.05, initialization_sd=1.0)
 BITS = {
     "single": make(),
