@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from kdstats.files import write_atomically
 from kdstats.problem.validation import as_probability
 from kdstats.report.drawing import Illustration, as_illustrations, inline_svg
 from kdstats.report.formatting import count, percent
-from kdstats.report.tables import average_table, point_table, provenance_table, table_of_tests
+from kdstats.report.tables import average_table, engine_table, point_table, provenance_table, table_of_tests
 from kdstats.report.wording import notes, word_verdict
 
 __all__ = ["Report", "render_report", "write_report"]
@@ -35,6 +35,10 @@ class Report:
         At least one; a grid gets one row per cell.
     comparison : Comparison, optional
         Verdict on ``predicted`` against ``observed``.
+    engines : mapping of str to VarianceComponents, optional
+        Every result of the study by name; two or more get a table of their own.
+    comparisons : mapping of str to Comparison, optional
+        Verdicts by the names of ``engines``.
     figures : sequence of Figure or Illustration, or mapping from title to Figure
         See :func:`kdstats.report.drawing.as_illustrations`.
     problem : DistillationProblem, optional
@@ -57,6 +61,8 @@ class Report:
     predicted: VarianceComponents | None = None
     observed: VarianceComponents | None = None
     comparison: Any = None
+    engines: Mapping[str, VarianceComponents] = field(default_factory=dict)
+    comparisons: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[Illustration, ...] | Mapping[str, Any] | Sequence[Any] = ()
     problem: Any = None
     unit: str | None = None
@@ -84,6 +90,8 @@ def write_report(
     predicted: VarianceComponents | None = None,
     observed: VarianceComponents | None = None,
     comparison: Any = None,
+    engines: Mapping[str, VarianceComponents] | None = None,
+    comparisons: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | Sequence[Any] = (),
     problem: Any = None,
     unit: str | None = None,
@@ -96,7 +104,7 @@ def write_report(
     ----------
     path : str or Path
         File to write; its folder is made where it does not exist.
-    title, predicted, observed, comparison, figures, problem, unit, prob, created
+    title, predicted, observed, comparison, engines, comparisons, figures, problem, unit, prob, created
         See :class:`Report`.
 
     Returns
@@ -114,6 +122,8 @@ def write_report(
         predicted=predicted,
         observed=observed,
         comparison=comparison,
+        engines=engines or {},
+        comparisons=comparisons or {},
         figures=figures,
         problem=problem,
         unit=unit,
@@ -148,6 +158,7 @@ def render_report(report: Report) -> str:
         verdict=word_verdict(report.comparison),
         notes=notes(report.predicted, report.observed),
         averages=average_table(report.predicted, report.observed, unit=unit, prob=report.prob),
+        engines=engine_table(report.engines, report.comparisons, unit=unit),
         points=point_table(report.predicted, report.observed, unit=unit, prob=report.prob),
         tests=None if report.comparison is None else table_of_tests(report.comparison),
         tests_text=None if report.comparison is None else str(report.comparison.summary()),

@@ -12,7 +12,7 @@ import numpy as np
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.report.formatting import MISSING, count, entry, interval, number, percent, pvalue
 
-__all__ = ["Table", "average_table", "point_table", "provenance_table", "table_of_tests"]
+__all__ = ["Table", "average_table", "engine_table", "point_table", "provenance_table", "table_of_tests"]
 
 #: Rows of the table of points; the rest is in the data, not on the page.
 MAX_POINTS = 200
@@ -82,6 +82,41 @@ def average_table(
     return Table(
         caption=f"Variances, averaged over points, in {unit}",
         columns=(*columns, *(["Observed / predicted"] if len(told) == 2 else [])),
+        rows=tuple(rows),
+    )
+
+
+def engine_table(
+    engines: Mapping[str, VarianceComponents], comparisons: Mapping[str, Any], *, unit: str
+) -> Table | None:
+    """Return one row per engine, with its averages and its verdict on the prediction; None for fewer than two."""
+    if len(engines) < 2:
+        return None
+    rows = []
+    for name, components in engines.items():
+        average, comparison = components.average(), comparisons.get(name)
+        cells = [
+            number(average.estimate[part].item())
+            + ("" if _is_exact(components) else f" ± {number(average.standard_error[part].item())}")
+            for part in COMPONENTS[:2]
+        ]
+        ratio = (
+            MISSING if comparison is None else f"{number(comparison.ratio)} ({interval(*comparison.ratio_interval)})"
+        )
+        students = MISSING if components.n_students is None else count(components.n_students)
+        verdict = MISSING if comparison is None else str(comparison.verdict)
+        rows.append((name, components.exactness, students, *cells, ratio, verdict))
+    return Table(
+        caption=f"Every engine: averages over points ± standard error, in {unit}",
+        columns=(
+            "Engine",
+            "Exactness",
+            "Students",
+            "Inter-student",
+            "Intra-student",
+            "Observed / predicted",
+            "Verdict",
+        ),
         rows=tuple(rows),
     )
 

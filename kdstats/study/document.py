@@ -18,18 +18,27 @@ __all__ = ["study_figures", "write_report"]
 
 def write_report(result: StudyResult, path: Path) -> Path:
     """Write the study's self-contained HTML report."""
-    engine = next(iter(result.observed))
+    engine = _decisive_engine(result)
+    named = {"closed form": result.predicted, "Monte Carlo": result.simulated, **result.observed}
     return write_page(
         path,
         title=result.study.title,
         predicted=result.predicted,
         observed=result.observed[engine],
         comparison=result.comparisons.get(engine),
+        engines={name: components for name, components in named.items() if components is not None},
+        comparisons=result.comparisons,
         figures=study_figures(result),
         problem=result.problem,
         unit=result.setting.unit or None,
         prob=result.study.run.confidence_level,
     )
+
+
+def _decisive_engine(result: StudyResult) -> str:
+    """The first engine with the study's verdict, which is the worst one."""
+    deciding = (name for name, comparison in result.comparisons.items() if comparison.verdict == result.verdict)
+    return next(deciding, next(iter(result.observed)))
 
 
 def study_figures(result: StudyResult) -> dict[str, Figure]:
