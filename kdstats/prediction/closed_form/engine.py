@@ -26,6 +26,7 @@ from kdstats.errors import UnsupportedProblemError
 from kdstats.linear.label_law import label_law
 from kdstats.linear.smoother import augment, smoother
 from kdstats.prediction.closed_form.coefficients import coefficient_law, expected_residual_variance
+from kdstats.prediction.closed_form.estimated_weights import inflated_labels, residual_inflation
 from kdstats.prediction.closed_form.resampling import (
     check_regime,
     resampled_rows_spread,
@@ -150,7 +151,8 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         scale = problem.teacher.n_inputs / size
     fit = smoother(problem, penalty_scale=scale)
     labels = label_law(problem, fit)
-    law = coefficient_law(problem, fit, labels)
+    varying = inflated_labels(problem, fit, labels) if student.weights_are_estimated else labels
+    law = coefficient_law(problem, fit, varying)
     intra = expected_residual_variance(problem, fit, labels)
     query = augment(problem.X_query, student)
     spreads = [query @ law.spread] * problem.teacher.n_outputs
@@ -158,9 +160,7 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         rows = resampled_rows_spread(problem, fit, labels, size)
         spreads = [np.hstack([common, query @ extra]) for common, extra in zip(spreads, rows, strict=True)]
     if student.weights_are_estimated:
-        k = problem.design.n_responses
-        spreads = [spread * np.sqrt((k - 3) / (k - 5)) for spread in spreads]
-        intra = intra * (k - 1) / (k - 3)
+        intra = intra * residual_inflation(problem.design.n_responses)
         exactness = "asymptotic"
         order = warn_outside_regime(problem, problem.teacher.n_inputs, "estimated weights")
         notes["approximation"] = (

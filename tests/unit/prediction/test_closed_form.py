@@ -372,6 +372,36 @@ def test_estimated_weights_need_more_than_five_responses():
         make(student={"weights": "estimated"}, design={"n_responses": 5})
 
 
+@pytest.mark.parametrize("case", ["plain", "misfit", "fitting"])
+def test_estimated_weights_against_simulated_students(case):  # T4, where misfit and shared errors meet random weights
+    rng = np.random.default_rng(12)
+    n, k, size = 150, 9, 4000
+    x = rng.normal(size=(n, 1))
+    variances = rng.uniform(0.5, 2.0, n)
+    mean = 2.0 * x[:, 0] + (2.0 * np.sin(3 * x[:, 0]) if case == "misfit" else 0.0)
+    shared = 0.15 if case == "fitting" else 0.0
+    problem = kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(x, mean, noise_variance=variances, fitting_covariance=np.full((n, n), shared)),
+        student=kd.LinearStudent(weights="estimated", fit_intercept=False),
+        design=kd.Design([[1.0]], n_responses=k),
+    )
+    labels = mean + np.sqrt(variances / k) * rng.normal(size=(size, n)) + np.sqrt(shared) * rng.normal(size=(size, 1))
+    weights = 1.0 / (variances * rng.chisquare(k - 1, size=(size, n)) / (k - 1))
+    slopes = (weights * labels) @ x[:, 0] / (weights @ x[:, 0] ** 2)
+    ratio = slopes.var(ddof=1) / kd.predict(problem).inter_student.item()
+    assert abs(ratio - 1.0) < 4 * np.sqrt(2 / size) + 4 / n
+    truth = 1.0 / variances
+    naive = (k - 3) / (k - 5) * np.sum((truth * x[:, 0]) ** 2 * variances / k) / np.sum(truth * x[:, 0] ** 2) ** 2
+    if case != "plain":  # negative control: the inflated variance of the noise alone
+        assert abs(slopes.var(ddof=1) / naive - 1.0) > 0.5
+
+
+def test_estimated_weights_refuse_noise_shared_across_inputs():
+    teacher = {"noise_variance": 0.7, "input_correlation": 0.3}
+    with pytest.raises(kd.errors.UnsupportedProblemError, match="uncorrelated across inputs; use engine='monte_carlo'"):
+        kd.predict(make(teacher, {"weights": "estimated"}, {"n_responses": 8}))
+
+
 def test_chain_against_eigenvalues():  # T12
     ridge = make(student={"penalty": 2.0, "fit_intercept": False}).with_design(X_query=X)
     hat = X @ np.linalg.inv(X.T @ X + 2.0 * np.eye(P)) @ X.T
