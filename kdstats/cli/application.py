@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,7 +115,10 @@ def predict(
         raise invalid("--n-students", "be left out without --engine monte_carlo", n_students)
     setting = loaded.setting()
     _prepare(out)
-    with _progress("predicting"):
+    text = "predicting"
+    with _progress(text) as say:
+        if engine == "monte_carlo":
+            options["progress"] = partial(say, text)
         result = predict_components(setting.problem, **options)
     _print_components(result, out=out, name="predicted", as_json=as_json)
 
@@ -143,13 +147,15 @@ def observe(
     loaded = _load(study, csv, locals()).with_run(seed=seed, n_students=n_students)
     setting = loaded.setting()
     _prepare(out)
-    with _progress(f"training {loaded.run.n_students} students"):
+    text = f"training {loaded.run.n_students} students"
+    with _progress(text) as say:
         result = observe_components(
             setting.problem,
             engine=engine,
             n_students=loaded.run.n_students,
             rng=loaded.run.seed,
             noise_law=loaded.run.noise_law,
+            progress=partial(say, text),
         )
     _print_components(result, out=out, name="observed", as_json=as_json)
 
@@ -263,16 +269,21 @@ def _print_components(result: Any, *, out: Path | None, name: str, as_json: bool
 
 
 @contextmanager
-def _progress(first: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done: a live line on a terminal, plain lines elsewhere."""
+def _progress(first: str) -> Iterator[Callable[..., None]]:
+    """Show on stderr what is being done: a live line on a terminal, one plain line a step elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: typer.echo(f"kdstats: {text} ...", err=True)
+    if console.is_terminal:
+        with console.status(first) as status:
+            yield lambda text, done=None, total=None: status.update(text if total is None else f"{text}: {done}")
         return
-    with console.status(first) as status:
-        yield status.update
+
+    def say(text: str, done: int | None = None, total: int | None = None) -> None:
+        if total is None:
+            typer.echo(f"kdstats: {text} ...", err=True)
+
+    yield say
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

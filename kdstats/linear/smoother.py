@@ -26,7 +26,15 @@ from kdstats.linear.least_squares import Factorization, factorize
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import GradientDescent, LinearStudent
 
-__all__ = ["Smoother", "Whitening", "as_full", "augment", "smoother", "working_whitening"]
+__all__ = [
+    "Smoother",
+    "Whitening",
+    "as_full",
+    "augment",
+    "minimum_norm_free_intercept",
+    "smoother",
+    "working_whitening",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -257,10 +265,10 @@ def _factorize(inputs: FloatArray, names: tuple[str, ...], student: LinearStuden
     try:
         return factorize(inputs, names=names)
     except RankDeficientError:
-        return _minimum_norm_free_intercept(inputs)
+        return minimum_norm_free_intercept(inputs)
 
 
-def _minimum_norm_free_intercept(inputs: FloatArray) -> Factorization:
+def minimum_norm_free_intercept(inputs: FloatArray) -> Factorization:
     """Minimise the norm of the slopes alone: fit them to centred inputs, then the intercept.
 
     The rank is that of the inputs as they came: centring large means leaves rounding that looks like a direction.

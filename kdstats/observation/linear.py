@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from kdstats.observation.predictive import residual_divisor, residual_variance
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import GradientDescent, LinearStudent
 from kdstats.problem.validation import as_count
+from kdstats.progress import Progress, ProgressLike
 from kdstats.sampling import BLOCK, NoiseLaw, TrainingBlock, as_noise_law, draw_training_block, initial_coefficients
 from kdstats.sampling.training_sets import draw_responses
 from kdstats.streams import Seeds, as_seeds
@@ -61,7 +61,7 @@ def observe(
     rng: Any = None,
     n_replicates: int | None = None,
     noise_law: Any = "gaussian",
-    progress: Callable[[int, int], object] | None = None,
+    progress: ProgressLike = None,
 ) -> VarianceComponents:
     """Fit linear students to labels drawn for each of them and estimate their variance components.
 
@@ -78,8 +78,8 @@ def observe(
         each student's predictive variance is known and used as it is.
     noise_law : str, NoiseLaw or callable, default "gaussian"
         As in :func:`kdstats.sampling.as_noise_law`.
-    progress : callable, optional
-        Called with the numbers of students done and asked for after each block.
+    progress : bool or callable, optional
+        See :class:`kdstats.progress.Progress`.
 
     Returns
     -------
@@ -134,14 +134,14 @@ def observe(
     q = problem.teacher.n_outputs
     predictions, variances = np.empty((n_students, len(query), q)), np.zeros((n_students, q))
     n_deficient = 0
-    for block in range(-(-n_students // BLOCK)):
-        part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
-        fitted = _fit_block(problem, seeds, block, law, fit, part.stop - part.start)
-        predictions[part] = query @ fitted.coefficients
-        variances[part] = fitted.variances
-        n_deficient += fitted.n_deficient
-        if progress is not None:
-            progress(part.stop, n_students)
+    with Progress(progress) as bar:
+        for block in range(-(-n_students // BLOCK)):
+            part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
+            fitted = _fit_block(problem, seeds, block, law, fit, part.stop - part.start)
+            predictions[part] = query @ fitted.coefficients
+            variances[part] = fitted.variances
+            n_deficient += fitted.n_deficient
+            bar.show(part.stop, n_students)
     attrs: dict[str, Any] = {"training": _description(student)}
     if problem.resample_size is not None:
         attrs["n_rank_deficient"] = n_deficient

@@ -10,7 +10,6 @@ degrees of freedom, and to make the labels of pilot students and of the earlier 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -32,6 +31,7 @@ from kdstats.observation.predictive import residual_divisor, residual_variance
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 from kdstats.problem.validation import as_count
+from kdstats.progress import Progress, ProgressLike
 from kdstats.sampling import BLOCK, NoiseLaw, TrainingBlock, as_noise_law, draw_training_block, initial_coefficients
 from kdstats.sampling.training_sets import draw_responses
 from kdstats.streams import Seeds, as_seeds
@@ -49,7 +49,7 @@ def observe(
     n_replicates: int | None = None,
     noise_law: Any = "gaussian",
     n_workers: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: ProgressLike = None,
 ) -> VarianceComponents:
     r"""Train students with torch and estimate their variance components.
 
@@ -68,8 +68,8 @@ def observe(
         As in :func:`kdstats.sampling.as_noise_law`.
     n_workers : int, optional
         Threads. Default: as many as torch uses. Results do not depend on it.
-    progress : callable, optional
-        Called with the numbers of students done and asked for after each block.
+    progress : bool or callable, optional
+        See :class:`kdstats.progress.Progress`.
 
     Returns
     -------
@@ -116,15 +116,15 @@ def observe(
         residual_divisor(problem, trainer.fit)
     q = problem.teacher.n_outputs
     predictions, variances = np.empty((n_students, problem.n_points, q)), np.zeros((n_students, q))
-    for block in range(-(-n_students // BLOCK)):
-        part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
-        size = part.stop - part.start
-        whole_groups = slice(0, -(-size // LANES) * LANES)
-        drawn = _select(draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
-        trained = trainer.train(drawn, block, n_workers)
-        predictions[part], variances[part] = trained.predictions[:size], trained.variances[:size]
-        if progress is not None:
-            progress(part.stop, n_students)
+    with Progress(progress) as bar:
+        for block in range(-(-n_students // BLOCK)):
+            part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
+            size = part.stop - part.start
+            whole_groups = slice(0, -(-size // LANES) * LANES)
+            drawn = _select(draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
+            trained = trainer.train(drawn, block, n_workers)
+            predictions[part], variances[part] = trained.predictions[:size], trained.variances[:size]
+            bar.show(part.stop, n_students)
     return assemble_components(
         predictions,
         problem,

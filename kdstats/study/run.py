@@ -30,7 +30,7 @@ from kdstats.study.folder import ResultFolder
 __all__ = ["StudyResult", "Sweep", "run_study"]
 
 FloatArray = NDArray[np.float64]
-Report = Callable[[str], None]
+Say = Callable[..., None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,7 +99,7 @@ class StudyResult:
         return self.setting.problem
 
 
-def run_study(study: Study, *, out: Path | None = None, say: Report = lambda _: None) -> StudyResult:
+def run_study(study: Study, *, out: Path | None = None, say: Say = lambda *_: None) -> StudyResult:
     """Predict, observe and test.
 
     Parameters
@@ -108,7 +108,8 @@ def run_study(study: Study, *, out: Path | None = None, say: Report = lambda _: 
     out : Path, optional
         Folder that keeps every unit; an interrupted study is resumed from it.
     say : callable, optional
-        Told what is being done, for progress on a terminal.
+        Told what is being done, and from time to time how many of how many students are finished:
+        ``say(text)`` or ``say(text, done, total)``.
 
     Returns
     -------
@@ -119,32 +120,19 @@ def run_study(study: Study, *, out: Path | None = None, say: Report = lambda _: 
     Simulation, each engine and each cell of a sweep have seeds of their own, derived from the study's, so
     that they are independent evidence.
     """
-    setting, run, seeds = study.setting(), study.run, as_seeds(study.run.seed)
+    setting = study.setting()
+    engines = _engines(study, setting.problem)
+    stage = _Stage(study=study, folder=ResultFolder(out, study.as_dict()), say=say)
     problem = setting.problem
-    engines = _engines(study, problem)
-    folder = ResultFolder(out, study.as_dict())
     linear = isinstance(problem.student, LinearStudent)
-
-    predicted = simulated = None
-    if linear:
-        say("predicting in closed form")
-        predicted = _closed_form(problem, folder)
-        say(f"simulating {run.n_simulated} students")
-        simulated = folder.unit(
-            "monte_carlo",
-            lambda: predict(
-                problem, engine="monte_carlo", n_students=run.n_simulated, rng=_later(seeds, 1), noise_law=run.noise_law
-            ),
-        )
-    observed: dict[str, VarianceComponents] = {}
-    for engine in engines:
-        say(f"training {run.n_students} students ({engine})")
-        own = _later(seeds, 2 + len(observed))
-        observed[engine] = folder.unit(f"observed_{engine}", partial(_observe, problem, study, engine, own))
+    predicted = _closed_form(problem, stage) if linear else None
+    simulated = stage.simulate(problem) if linear else None
+    observed = {
+        engine: stage.observe(problem, engine=engine, part=2 + number, name=f"observed_{engine}")
+        for number, engine in enumerate(engines)
+    }
     reference = predicted if predicted is not None else simulated
-    comparisons = (
-        {} if reference is None else {name: _compare(study, reference, run_) for name, run_ in observed.items()}
-    )
+    comparisons = {} if reference is None else {name: _compare(study, reference, run) for name, run in observed.items()}
     law, test = _test_error(study, setting, observed[engines[0]]) if linear else (None, None)
     return StudyResult(
         study=study,
@@ -155,10 +143,67 @@ def run_study(study: Study, *, out: Path | None = None, say: Report = lambda _: 
         comparisons=comparisons,
         mse_law=law,
         mse_test=test,
-        by_responses=_sweep_responses(study, problem, engines[0], folder, say),
-        by_noise=_sweep_noise(study, problem, engines[0], folder, say),
-        reused=folder.reused,
+        by_responses=_sweep_responses(stage, problem, engines[0]) if linear else None,
+        by_noise=_sweep_noise(stage, problem, engines[0]) if linear else None,
+        reused=stage.folder.reused,
     )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Stage:
+    """What every step needs: the study, where its units are kept, and whom to tell."""
+
+    study: Study
+    folder: ResultFolder
+    say: Say
+
+    def simulate(self, problem: DistillationProblem) -> VarianceComponents:
+        """Return the Monte Carlo prediction."""
+        run, text = self.study.run, f"simulating {self.study.run.n_simulated} students"
+        self.say(text)
+
+        def compute() -> VarianceComponents:
+            return predict(
+                problem,
+                engine="monte_carlo",
+                n_students=run.n_simulated,
+                rng=self.seeds(1),
+                noise_law=run.noise_law,
+                progress=partial(self.say, text),
+            )
+
+        return self.folder.unit("monte_carlo", compute)
+
+    def observe(
+        self,
+        problem: DistillationProblem,
+        *,
+        engine: str,
+        part: int,
+        name: str,
+        n_students: int | None = None,
+        where: str = "",
+    ) -> VarianceComponents:
+        """Return one observation, with the seeds of its part of the study."""
+        count = self.study.run.n_students if n_students is None else n_students
+        text = f"training {count} students ({engine}){where}"
+        self.say(text)
+
+        def compute() -> VarianceComponents:
+            return observe(
+                problem,
+                engine=engine,
+                n_students=count,
+                rng=self.seeds(part),
+                noise_law=self.study.run.noise_law,
+                progress=partial(self.say, text),
+            )
+
+        return self.folder.unit(name, compute)
+
+    def seeds(self, part: int) -> Seeds:
+        """Return the seeds of one part of the study, unrelated to every other's."""
+        return as_seeds(as_seeds(self.study.run.seed).sequence("teacher_output", "study part", part))
 
 
 def _engines(study: Study, problem: DistillationProblem) -> list[str]:
@@ -169,18 +214,12 @@ def _engines(study: Study, problem: DistillationProblem) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _closed_form(problem: DistillationProblem, folder: ResultFolder) -> VarianceComponents | None:
+def _closed_form(problem: DistillationProblem, stage: _Stage) -> VarianceComponents | None:
+    stage.say("predicting in closed form")
     try:
-        return folder.unit("closed_form", lambda: predict(problem, engine="closed_form", covariance=True))
+        return stage.folder.unit("closed_form", lambda: predict(problem, engine="closed_form", covariance=True))
     except UnsupportedProblemError:
         return None
-
-
-def _observe(
-    problem: DistillationProblem, study: Study, engine: str, seeds: Seeds, n_students: int | None = None
-) -> VarianceComponents:
-    count = study.run.n_students if n_students is None else n_students
-    return observe(problem, engine=engine, n_students=count, rng=seeds, noise_law=study.run.noise_law)
 
 
 def _compare(study: Study, predicted: VarianceComponents, observed: VarianceComponents) -> Comparison:
@@ -202,52 +241,37 @@ def _test_error(
     return law, mse_test(student_mse(observed, setting.target), law)
 
 
-def _sweep_responses(
-    study: Study, problem: DistillationProblem, engine: str, folder: ResultFolder, say: Report
-) -> Sweep | None:
-    counts = sorted(set(study.run.sweep_responses))
-    if not counts or not isinstance(problem.student, LinearStudent):
+def _sweep_responses(stage: _Stage, problem: DistillationProblem, engine: str) -> Sweep | None:
+    counts = sorted(set(stage.study.run.sweep_responses))
+    if not counts:
         return None
     strategy = "averaging" if problem.design.strategy == "single" else problem.design.strategy
     cells = {k: problem.with_design(n_responses=k, strategy=strategy) for k in counts}
-    sweep = _sweep(study, cells, "n_responses", engine, folder, say)
+    sweep = _sweep(stage, cells, dim="n_responses", engine=engine, first_part=100)
     rate = rate_test(sweep.observed) if len(counts) > 1 else None
     return Sweep(predicted=sweep.predicted, observed=sweep.observed, rate=rate)
 
 
-def _sweep_noise(
-    study: Study, problem: DistillationProblem, engine: str, folder: ResultFolder, say: Report
-) -> Sweep | None:
-    factors = sorted(set(study.run.sweep_noise))
-    if not factors or not isinstance(problem.student, LinearStudent):
+def _sweep_noise(stage: _Stage, problem: DistillationProblem, engine: str) -> Sweep | None:
+    factors = sorted(set(stage.study.run.sweep_noise))
+    if not factors:
         return None
-    noise = problem.teacher.noise_variance
-    cells = {
-        factor * float(problem.teacher.variances.mean()): problem.with_teacher(noise_variance=factor * noise)
-        for factor in factors
-    }
-    return _sweep(study, cells, "noise_variance", engine, folder, say)
+    noise, mean = problem.teacher.noise_variance, float(problem.teacher.variances.mean())
+    cells = {factor * mean: problem.with_teacher(noise_variance=factor * noise) for factor in factors}
+    return _sweep(stage, cells, dim="noise_variance", engine=engine, first_part=200)
 
 
-def _sweep(
-    study: Study,
-    cells: Mapping[Any, DistillationProblem],
-    dim: str,
-    engine: str,
-    folder: ResultFolder,
-    say: Report,
-) -> Sweep:
+def _sweep(stage: _Stage, cells: Mapping[Any, DistillationProblem], *, dim: str, engine: str, first_part: int) -> Sweep:
     """Predict and observe each cell with seeds of its own, so that cells are independent."""
     predicted, observed = {}, {}
     for number, (label, cell) in enumerate(cells.items()):
-        say(f"training {study.run.sweep_students} students at {dim.replace('_', ' ')} {label:.4g}")
-        seeds = _later(as_seeds(study.run.seed), 100 * (1 + (dim == "noise_variance")) + number)
         predicted[label] = predict(cell)
-        job = partial(_observe, cell, study, engine, seeds, study.run.sweep_students)
-        observed[label] = folder.unit(f"{dim}_{number}", job)
+        observed[label] = stage.observe(
+            cell,
+            engine=engine,
+            part=first_part + number,
+            name=f"{dim}_{number}",
+            n_students=stage.study.run.sweep_students,
+            where=f" at {dim.replace('_', ' ')} {label:.4g}",
+        )
     return Sweep(predicted=stack_cells(predicted, dim=dim), observed=observed)
-
-
-def _later(seeds: Seeds, number: int) -> Seeds:
-    """Return seeds for another part of the study, unrelated to the first."""
-    return as_seeds(seeds.sequence("teacher_output", "study part", number))

@@ -150,7 +150,7 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         exactness = "asymptotic"
         scale = problem.teacher.n_inputs / size
     fit = smoother(problem, penalty_scale=scale)
-    labels = label_law(problem, fit)
+    labels = label_law(problem, fit if size is None else smoother(problem))  # pilot students see every row
     varying = inflated_labels(problem, fit, labels) if student.weights_are_estimated else labels
     law = coefficient_law(problem, fit, varying)
     intra = expected_residual_variance(problem, fit, labels)

@@ -22,7 +22,10 @@ FloatArray = NDArray[np.float64]
 
 
 def predict_grid(
-    problem: DistillationProblem, *, noise_variance: Sequence[float], n_responses: Sequence[int]
+    problem: DistillationProblem,
+    *,
+    noise_variance: Sequence[float] | None = None,
+    n_responses: Sequence[int] | None = None,
 ) -> VarianceComponents:
     r"""Predict the components for every pair of a noise variance and a number of responses.
 
@@ -35,10 +38,10 @@ def predict_grid(
     problem : DistillationProblem
         With a scalar ``noise_variance`` in its teacher, which the grid replaces. The strategy is
         kept (``single`` is read as ``averaging``).
-    noise_variance : sequence of float
-        Variances of one response, at least 0.
-    n_responses : sequence of int
-        Numbers of responses k.
+    noise_variance : sequence of float, optional
+        Variances of one response, at least 0. Default: the problem's own.
+    n_responses : sequence of int, optional
+        Numbers of responses k. Default: the problem's own.
 
     Returns
     -------
@@ -57,20 +60,23 @@ def predict_grid(
             f"the closed form covers a LinearStudent; got a {type(problem.student).__name__} "
             f"(`kdstats.observe` trains it)"
         )
-    levels = as_array("noise_variance", noise_variance, ndim=1)
-    if (levels < 0.0).any():
-        raise invalid("noise_variance", "be at least 0", float(levels.min()))
-    if not isinstance(n_responses, Iterable):
-        raise invalid("n_responses", "be a sequence of counts", n_responses)
-    counts = [as_count("n_responses", k) for k in n_responses]
-    if not counts:
-        raise invalid("n_responses", "not be empty", "[]")
     if problem.teacher.noise_variance.ndim:
         raise invalid(
             "problem",
             "have a scalar noise_variance for a grid over it",
             f"shape {problem.teacher.noise_variance.shape}",
         )
+    own = problem.teacher.noise_variance
+    levels = as_array("noise_variance", [own] if noise_variance is None else noise_variance, ndim=1)
+    if (levels < 0.0).any():
+        raise invalid("noise_variance", "be at least 0", float(levels.min()))
+    if n_responses is None:
+        n_responses = [problem.design.n_responses]
+    if not isinstance(n_responses, Iterable):
+        raise invalid("n_responses", "be a sequence of counts", n_responses)
+    counts = [as_count("n_responses", k) for k in n_responses]
+    if not counts:
+        raise invalid("n_responses", "not be empty", "[]")
     if _is_affine(problem):
         inter, intra, reference = _affine(problem, levels, counts)
     else:

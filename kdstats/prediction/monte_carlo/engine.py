@@ -8,7 +8,6 @@ of chunk, and the first S students of a larger run are the students of a run of 
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections import deque
@@ -55,6 +54,7 @@ from kdstats.prediction.monte_carlo.students import (
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_count, as_flag, as_number
+from kdstats.progress import Progress, ProgressLike
 from kdstats.sampling import BLOCK, Gaussian, NoiseLaw, StudentT, as_noise_law
 from kdstats.streams import Seeds, as_seeds
 
@@ -68,8 +68,6 @@ CHUNK = 4 * BLOCK
 REFERENCE_BLOCKS, CONTROL_BLOCKS = 1, 4
 #: Students beyond which a counter would repeat.
 MOST_STUDENTS = 2**32
-#: Seconds after which a terminal is shown progress.
-PATIENCE = 2.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,7 +98,7 @@ def predict(
     chunk_size: int | None = None,
     control_variate: bool | None = None,
     covariance: bool = False,
-    progress: bool | None = None,
+    progress: ProgressLike = None,
 ) -> VarianceComponents:
     r"""Predict variance components by simulating students.
 
@@ -134,9 +132,8 @@ def predict(
         so it is refused there: the simulation stays an independent check.
     covariance : bool, default False
         Keep the inter-student covariance between query points.
-    progress : bool, optional
-        Show progress on stderr. Default: if that is a terminal and the run lasts more than two
-        seconds.
+    progress : bool or callable, optional
+        See :class:`kdstats.progress.Progress`.
 
     Returns
     -------
@@ -194,7 +191,7 @@ def predict(
     )
     as_flag("covariance", covariance)
     wants_control = None if control_variate is None else as_flag("control_variate", control_variate)
-    bar = _Progress(None if progress is None else as_flag("progress", progress), started)
+    bar = Progress(progress)
     law, seeds = as_noise_law(noise_law), as_seeds(rng)
     with _one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         simulation = _prepare(problem, seeds, law, n_students, wants_control)
@@ -306,7 +303,7 @@ def _until(
     n_students: int,
     target: float | None,
     limit: int,
-    bar: _Progress,
+    bar: Progress,
     covariance: bool,  # noqa: FBT001
 ) -> tuple[Estimates, bool]:
     """Simulate n students, and twice as many again until the relative error is reached."""
@@ -351,7 +348,7 @@ class _Crew:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def extend_to(self, n_students: int, bar: _Progress) -> None:
+    def extend_to(self, n_students: int, bar: Progress) -> None:
         """Make ``total`` the sums of the first ``n_students`` students."""
         done, whole = self._n_whole, n_students // BLOCK * BLOCK
         work = [(first // BLOCK, min(self._chunk, whole - first)) for first in range(done, whole, self._chunk)]
@@ -384,38 +381,6 @@ class _Crew:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-class _Progress:
-    """A bar on stderr: always, never, or on a terminal once a run has lasted a while."""
-
-    def __init__(self, wish: bool | None, started: float) -> None:  # noqa: FBT001
-        self._wanted = wish if wish is not None else sys.stderr.isatty()
-        self._from = started + (0.0 if wish else PATIENCE)
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int, total: int) -> None:
-        if not self._wanted or time.perf_counter() < self._from:
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            console = Console(stderr=True)
-            self._bar = Progress(console=console, transient=console.is_terminal)
-            self._task = self._bar.add_task("students", total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import PrecisionWarning, PredictionError
 from kdstats.linear.least_squares import Factorization, factorize
-from kdstats.linear.smoother import Smoother, _minimum_norm_free_intercept, smoother
+from kdstats.linear.smoother import Smoother, minimum_norm_free_intercept, smoother
 from kdstats.prediction.monte_carlo.kernels import row_squares, solve_systems
 from kdstats.prediction.monte_carlo.labels import Labels, LabelSource
 from kdstats.problem.specification import DistillationProblem
@@ -282,7 +282,7 @@ def _factorized(rows: FloatArray, *, fit_intercept: bool) -> Factorization:
         warnings.simplefilter("ignore", PrecisionWarning)
         solver = factorize(rows, names=[""] * rows.shape[1], minimum_norm=True)
     if solver.rank < rows.shape[1] and fit_intercept:
-        return _minimum_norm_free_intercept(rows)
+        return minimum_norm_free_intercept(rows)
     return solver
 
 

@@ -195,7 +195,7 @@ def test_interruption_keeps_finished_parts_and_says_how_to_go_on(study, tmp_path
     code = (
         "import kdstats.study.run as stage\n"
         "def stop(*a, **k): raise KeyboardInterrupt\n"
-        "stage._observe = stop\n"
+        "stage.observe = stop\n"
         "from kdstats.cli import main; main()"
     )
     out = tmp_path / "out"

@@ -47,7 +47,7 @@ def test_an_interrupted_study_ends_with_the_same_numbers(finished, tmp_path):
     study = Study(document)
     said = []
 
-    def interrupt(text):
+    def interrupt(text, *_):
         said.append(text)
         if "networks" in text:
             raise KeyboardInterrupt
