@@ -52,7 +52,7 @@ def coefficient_law(problem: DistillationProblem, smoother: Smoother, labels: La
     if covariance.ndim == 0 and smoother.factorization is not None:
         spread = np.sqrt(covariance) * smoother.root
     else:
-        spread = smoother.root @ symmetric_root(_projected(covariance, smoother.basis))
+        spread = smoother.root @ _projected_root(covariance, smoother.basis)
     initial = initialization_variance(problem)
     if initial > 0.0 and smoother.initial_map is not None:
         spread = np.hstack([spread, np.sqrt(initial) * smoother.initial_map])
@@ -119,10 +119,16 @@ def symmetric_root(matrix: FloatArray) -> FloatArray:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
-def _projected(covariance: FloatArray, basis: FloatArray) -> FloatArray:
-    if covariance.ndim == 2:
-        return np.asarray(basis.T @ covariance @ basis)
-    return np.asarray((basis.T * covariance) @ basis)
+def _projected_root(covariance: FloatArray, basis: FloatArray) -> FloatArray:
+    """Return B with BB' = Q'CQ, from roots of C: small variances beside large ones keep their digits."""
+    if covariance.ndim < 2:
+        scaled = basis * np.sqrt(covariance).reshape(-1, 1)
+    else:
+        try:
+            scaled = scipy.linalg.cholesky(covariance, lower=True).T @ basis
+        except np.linalg.LinAlgError:  # semi-definite
+            return symmetric_root(basis.T @ covariance @ basis)
+    return np.asarray(np.linalg.qr(scaled).R.T)
 
 
 def _rows_per_input(problem: DistillationProblem) -> int:

@@ -735,3 +735,17 @@ def test_extreme_scales_of_inputs():
             design=kd.Design(X_QUERY * scale),
         )
         np.testing.assert_allclose(kd.predict(scaled).inter_student.values, base, rtol=RTOL)
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1e-8, 1e-12])
+@pytest.mark.parametrize("full", [False, True])
+def test_small_variances_beside_large_ones(ratio, full):
+    groups, variances = np.repeat([0.0, 1.0], 6)[:, None], np.repeat([ratio, 1.0], 6)
+    problem = kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(groups, np.zeros(12), noise_variance=np.diag(variances) if full else variances),
+        student=kd.LinearStudent(),
+        design=kd.Design([[0.0], [1.0]]),
+    )
+    inter = kd.predict(problem).inter_student.values[:, 0]
+    # the group means, to rounding of the larger standard deviation
+    np.testing.assert_allclose(np.sqrt(inter), np.sqrt([ratio / 6, 1 / 6]), rtol=0, atol=4e-16)
