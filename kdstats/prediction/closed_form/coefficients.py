@@ -128,7 +128,7 @@ def _projected_root(covariance: FloatArray, basis: FloatArray) -> FloatArray:
             scaled = scipy.linalg.cholesky(covariance, lower=True).T @ basis
         except np.linalg.LinAlgError:  # semi-definite
             return symmetric_root(basis.T @ covariance @ basis)
-    return np.asarray(np.linalg.qr(scaled).R.T)
+    return np.asarray(np.transpose(np.linalg.qr(scaled, mode="r")))
 
 
 def _rows_per_input(problem: DistillationProblem) -> int:
