@@ -46,33 +46,33 @@ _MODULES = {"catalog": "kdstats.problem.catalog", "errors": "kdstats.errors"}
 __all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
 
 if TYPE_CHECKING:
-    from kdstats import errors
-    from kdstats.components.estimation import estimate_components
-    from kdstats.components.result import VarianceComponents
-    from kdstats.engine import observe, predict
+    from kdstats import errors as errors
+    from kdstats.components.estimation import estimate_components as estimate_components
+    from kdstats.components.result import VarianceComponents as VarianceComponents
+    from kdstats.engine import observe as observe, predict as predict
     from kdstats.hypotest import (
-        compare,
-        covariance_test,
-        equality_test,
-        equivalence_test,
-        mse_test,
-        rate_test,
-        student_mse,
+        compare as compare,
+        covariance_test as covariance_test,
+        equality_test as equality_test,
+        equivalence_test as equivalence_test,
+        mse_test as mse_test,
+        rate_test as rate_test,
+        student_mse as student_mse,
     )
-    from kdstats.observation.table import decompose
-    from kdstats.prediction.closed_form import mse_distribution, predict_grid
+    from kdstats.observation.table import decompose as decompose
+    from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.problem import (
-        Design,
-        DistillationProblem,
-        GaussianTeacher,
-        GradientDescent,
-        LinearStudent,
-        NetworkStudent,
-        VarianceWeighting,
-        catalog,
+        Design as Design,
+        DistillationProblem as DistillationProblem,
+        GaussianTeacher as GaussianTeacher,
+        GradientDescent as GradientDescent,
+        LinearStudent as LinearStudent,
+        NetworkStudent as NetworkStudent,
+        VarianceWeighting as VarianceWeighting,
+        catalog as catalog,
     )
-    from kdstats.sampling import Gamma, Laplace, StudentT
-    from kdstats.streams import Seeds
+    from kdstats.sampling import Gamma as Gamma, Laplace as Laplace, StudentT as StudentT
+    from kdstats.streams import Seeds as Seeds
 
 
 def __getattr__(name: str) -> Any:

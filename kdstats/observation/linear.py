@@ -26,6 +26,7 @@ from kdstats.errors import (
 )
 from kdstats.linear.smoother import Smoother, augment
 from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.predictive import residual_divisor, residual_variance
 from kdstats.problem.specification import DistillationProblem
@@ -134,7 +135,7 @@ def observe(
     q = problem.teacher.n_outputs
     predictions, variances = np.empty((n_students, len(query), q)), np.zeros((n_students, q))
     n_deficient = 0
-    with Progress(progress) as bar:
+    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             fitted = _fit_block(problem, seeds, block, law, fit, part.stop - part.start)

@@ -21,6 +21,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ObservationError, invalid
 from kdstats.linear.smoother import Smoother, augment
 from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import Parameters, architecture_of, initial_parameters, predict
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
@@ -116,7 +117,7 @@ def observe(
         residual_divisor(problem, trainer.fit)
     q = problem.teacher.n_outputs
     predictions, variances = np.empty((n_students, problem.n_points, q)), np.zeros((n_students, q))
-    with Progress(progress) as bar:
+    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start

@@ -25,6 +25,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import UnsupportedProblemError
 from kdstats.linear.label_law import label_law
 from kdstats.linear.smoother import augment, smoother
+from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.prediction.closed_form.coefficients import coefficient_law, expected_residual_variance
 from kdstats.prediction.closed_form.estimated_weights import inflated_labels, residual_inflation
 from kdstats.prediction.closed_form.resampling import (
@@ -139,6 +140,11 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
         raise UnsupportedProblemError(
             f"the closed form covers a LinearStudent; got a {type(student).__name__} (`kdstats.observe` trains it)"
         )
+    with one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+        return _closed_form(problem, student)
+
+
+def _closed_form(problem: DistillationProblem, student: LinearStudent) -> ClosedForm:
     size = problem.resample_size
     notes: dict[str, Any] = {}
     exactness = "exact"

@@ -13,7 +13,6 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -33,6 +32,7 @@ from kdstats.errors import (
 )
 from kdstats.linear.label_law import initialization_variance, label_law
 from kdstats.linear.smoother import Smoother, as_full, augment, smoother
+from kdstats.linear.threads import one_blas_thread
 from kdstats.prediction.monte_carlo.labels import LabelSource, label_source
 from kdstats.prediction.monte_carlo.moments import (
     Estimates,
@@ -193,7 +193,7 @@ def predict(
     wants_control = None if control_variate is None else as_flag("control_variate", control_variate)
     bar = Progress(progress)
     law, seeds = as_noise_law(noise_law), as_seeds(rng)
-    with _one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         simulation = _prepare(problem, seeds, law, n_students, wants_control)
         with bar, _Crew(simulation, n_workers, blocks_per_chunk) as crew:
             found, reached = _until(crew, n_students, target, limit, bar, covariance)
@@ -381,15 +381,6 @@ class _Crew:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Keep BLAS to one thread per work unit; blocks are what runs in parallel."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def _block_sizes(count: int) -> list[int]:
