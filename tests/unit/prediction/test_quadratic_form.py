@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import kdstats as kd
 from kdstats.prediction.closed_form import QuadraticForm
