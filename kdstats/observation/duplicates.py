@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import DuplicateStudentsError
 from kdstats.linear.label_law import initialization_variance, label_law
-from kdstats.linear.smoother import Smoother, augment
-from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling.laws import NoiseLaw, UserLaw

@@ -24,8 +24,7 @@ from kdstats.errors import (
     ObservationError,
     UnsupportedProblemError,
 )
-from kdstats.linear.smoother import Smoother, augment
-from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.predictive import residual_divisor, residual_variance

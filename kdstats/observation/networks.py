@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ObservationError, invalid
-from kdstats.linear.smoother import Smoother, augment
-from kdstats.linear.smoother import smoother as smoother_of
+from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import Parameters, architecture_of, initial_parameters, predict
 from kdstats.networks.groups import for_groups

@@ -1,6 +1,6 @@
 from kdstats.hypotest import compare
 from kdstats.observation.linear import observe
-from kdstats.report.formatting import number
+from kdstats.report.formatting import MISSING, number
 from kdstats.report.tables import engine_table
 
 
@@ -11,7 +11,7 @@ def test_every_engine_has_its_averages_and_its_own_verdict(problem, predicted, o
     table = engine_table(engines, comparisons, unit="squared units")
     rows = {row[0]: row for row in table.rows}
     assert rows["closed form"][3] == number(predicted.average().inter_student.item())
-    assert rows["closed form"][-1] == "–"
+    assert rows["closed form"][-1] == MISSING
     assert rows["many"][-1] == "agree"
     assert rows["few"][-1] == "undecided"
     assert rows["few"][2] == "4"
