@@ -29,7 +29,7 @@ test: $(READY) ## Every wing's tests, all extras installed; the slow ones are in
 
 test-all: $(READY) ## The same with the slow tests, and kernels once more without compilation
 	$(BIN)/python -m pytest -n $(WORKERS)
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) -m kernels
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(WORKERS) tests/unit/components tests/reference tests/invariants/test_components.py
 
 lint: $(READY) ## Style, types and layers
 	$(BIN)/ruff check .
