@@ -77,6 +77,10 @@ class Seeds:
         """Return a 63-bit seed for a ``torch.Generator`` of one source at one path."""
         return int(self.sequence(source, *path).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
+    def branch(self, *path: str | int) -> Seeds:
+        """Return seeds for another part of the work, unrelated to these, each source's from its own seed."""
+        return Seeds(**{source: self.torch_seed(source, *path) for source in self.as_dict()})
+
     def with_seed(self, **seeds: int) -> Seeds:
         """Return a copy in which the named sources have other seeds."""
         return replace(self, **seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -301,7 +302,7 @@ def _split(n: int, table: DataTable) -> tuple[NDArray[np.int64], NDArray[np.int6
     if table.test_fraction == 0.0:
         every = np.arange(n)
         return every, every[: table.max_points]
-    n_test = max(1, round(table.test_fraction * n))
+    n_test = math.ceil(table.test_fraction * n)
     if n_test >= n:
         raise StudyError(f"`data.test_fraction` must leave training rows; got {table.test_fraction} of {n} rows")
     order = np.random.Generator(np.random.Philox(table.split_seed)).permutation(n)

@@ -203,7 +203,7 @@ class _Stage:
 
     def seeds(self, part: int) -> Seeds:
         """Return the seeds of one part of the study, unrelated to every other's."""
-        return as_seeds(as_seeds(self.study.run.seed).sequence("teacher_output", "study part", part))
+        return as_seeds(self.study.run.seed).branch("study part", part)
 
 
 def _engines(study: Study, problem: DistillationProblem) -> list[str]:

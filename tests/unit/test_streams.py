@@ -78,3 +78,15 @@ def test_bad_seeds(seed):
         as_seeds(seed)
     with pytest.raises(kd.errors.ProblemError, match="`data_order` must be a non-negative integer seed"):
         as_seeds(1).with_seed(data_order=seed)
+
+
+def test_branches_are_unrelated_and_follow_their_own_source():
+    seeds = as_seeds(1)
+    branch = seeds.branch("part", 2)
+    assert branch == as_seeds(1).branch("part", 2)
+    assert (
+        len({*seeds.as_dict().values(), *branch.as_dict().values(), *seeds.branch("part", 3).as_dict().values()}) == 11
+    )
+    other = seeds.with_seed(data_order=9).branch("part", 2)
+    assert other.teacher_output == branch.teacher_output
+    assert other.data_order != branch.data_order

@@ -194,7 +194,7 @@ def predict(
     bar = Progress(progress)
     law, seeds = as_noise_law(noise_law), as_seeds(rng)
     with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
-        simulation = _prepare(problem, seeds, law, n_students, wants_control)
+        simulation = _prepare(problem, seeds.branch("monte_carlo"), law, n_students, wants_control)
         with bar, _Crew(simulation, n_workers, blocks_per_chunk) as crew:
             found, reached = _until(crew, n_students, target, limit, bar, covariance)
     _warn(problem, law, crew.total, target, found, reached=reached)

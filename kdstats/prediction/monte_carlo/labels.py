@@ -218,4 +218,4 @@ def _mean_share(problem: DistillationProblem, share: float) -> float:
 
 
 def _key(seeds: Seeds, source: str) -> NDArray[np.uint64]:
-    return seeds.sequence(source, "monte_carlo").generate_state(2, np.uint32).astype(np.uint64)
+    return seeds.sequence(source).generate_state(2, np.uint32).astype(np.uint64)

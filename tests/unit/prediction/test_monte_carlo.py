@@ -476,3 +476,10 @@ def test_a_million_students_in_under_500_megabytes():
     megabytes, count = memory_and_count(1_000_000)
     assert count == 1_000_000
     assert megabytes < 500.0
+
+
+def test_simulated_and_observed_students_of_one_seed_are_different_students():
+    problem = make(n_responses=4, strategy="variance_weighting")  # drawn by the same code in both
+    simulated, observed = (predict(problem, n_students=300, rng=1), kd.observe(problem, n_students=300, rng=1))
+    ratio = simulated.inter_student.values / observed.inter_student.values
+    assert np.abs(ratio - 1.0).max() > 0.02  # two samples of 300 differ by about 8%; one sample by rounding
