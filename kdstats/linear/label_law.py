@@ -3,7 +3,8 @@ r"""The law of a student's labels under each strategy: their mean and covariance
 The mean of k responses has covariance
 :math:`\Sigma_k = \Sigma\,(1 + (k-1)\rho)/k + \Sigma_T` (results T1 and T15). Variance weighting
 mixes it with an estimate of the student's own (result T8); a chain of distillations passes it
-through the smoother once per generation (result T12).
+through the smoother once per generation (result T12). Weights that students estimate from their own
+responses have no law in closed form: that of the known weights stands in as a point of reference.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ __all__ = [
     "label_law",
     "mean_response_covariance",
     "mixing_weight",
+    "own_estimate_error",
     "pilot_split",
+    "published_weight_moments",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -45,6 +48,8 @@ class LabelLaw:
         A scalar variance, per-input variances or a full covariance; the same for every output.
     is_gaussian : bool
         Whether Gaussian responses give Gaussian labels.
+    is_reference : bool
+        Whether mean and covariance are those of the known weights, while students estimate theirs.
     within : float
         Expected sum over inputs of the (whitened) squares of the k responses around their mean,
         where all of them are kept as rows; else 0.
@@ -54,6 +59,7 @@ class LabelLaw:
     covariance: FloatArray
     is_gaussian: bool
     within: float
+    is_reference: bool = False
 
     def full_covariance(self) -> FloatArray:
         """The covariance as a matrix, shape (n, n)."""
@@ -72,13 +78,16 @@ def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
             smoother.whiten.covariance(mean_response_covariance(problem, 1, fitting=False)), teacher.n_inputs
         )
         within = (k - 1) * (1.0 - teacher.response_correlation) * trace
-    gaussian = True
+    gaussian, reference = True, False
     if design.weighting is not None:
         mean, covariance = _mixture(problem, design.weighting, smoother)
-        gaussian = not design.weighting.weight_is_estimated
+        reference = design.weighting.variance_estimate is not None
+        gaussian = not design.weighting.weight_is_estimated and not reference
     for _ in range(design.n_generations - 1):
         mean, covariance = _next_generation(problem, smoother, mean, covariance)
-    return LabelLaw(mean=mean, covariance=np.asarray(covariance), is_gaussian=gaussian, within=within)
+    return LabelLaw(
+        mean=mean, covariance=np.asarray(covariance), is_gaussian=gaussian, within=within, is_reference=reference
+    )
 
 
 def mean_response_covariance(problem: DistillationProblem, k: int, *, fitting: bool = True) -> FloatArray:
@@ -110,7 +119,7 @@ def pilot_split(n_responses: int) -> tuple[int, int]:
 
 
 def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother) -> FloatArray:
-    """Return the weight of the responses at each input, shape (n,), for weights that are not estimated."""
+    """Return the weight of the responses at each input, shape (n,), from true variances or as it is given."""
     n = problem.teacher.n_inputs
     if not isinstance(weighting.weight, str):
         return np.broadcast_to(weighting.weight, (n,)).astype(np.float64)
@@ -118,6 +127,21 @@ def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, sm
     gain = student_variance + bias**2 - covariance
     whole = teacher_variance + student_variance + bias**2 - 2.0 * covariance
     return np.clip(np.divide(gain, whole, out=np.ones(n), where=whole > 0), 0.0, 1.0)
+
+
+def own_estimate_error(
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
+) -> tuple[FloatArray, FloatArray]:
+    """Return, by input, the true v_S + b^2 of the student's own estimate and its covariance c with the responses."""
+    _, student_variance, covariance, bias = _known_moments(problem, weighting, smoother)
+    return student_variance + bias**2, covariance
+
+
+def published_weight_moments(n_responses: int, correlation: float = 0.0) -> FloatArray:
+    r"""Return first and second moment of the published weight, :math:`1/(1 + (1-\rho)\chi^2_{k-1}/k)`."""
+    nodes, weights = _gamma_quadrature(0.5 * (n_responses - 1))
+    alpha = 1.0 / (1.0 + (1.0 - correlation) * 2.0 * nodes / n_responses)
+    return np.array([weights @ alpha, weights @ alpha**2])
 
 
 def _diagonal(covariance: FloatArray, n: int) -> FloatArray:
@@ -214,13 +238,11 @@ def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
     The published gain :math:`E[(1+\chi^2_{k-1}/k)^{-2}]` is its second moment at ρ = 0.
     """
     teacher, k = problem.teacher, problem.design.n_responses
-    nodes, weights = _gamma_quadrature(0.5 * (k - 1))
-    alpha = 1.0 / (1.0 + (1.0 - teacher.response_correlation) * 2.0 * nodes / k)
-    first, second = float(weights @ alpha), float(weights @ alpha**2)
+    first, second = published_weight_moments(k, teacher.response_correlation).tolist()
     covariance = mean_response_covariance(problem, k)
     if covariance.ndim < 2:
         return np.asarray(second * covariance)
-    mixed = first**2 * covariance
+    mixed: FloatArray = np.asarray(first**2 * covariance)
     np.fill_diagonal(mixed, second * np.diag(covariance))
     return mixed
 

@@ -12,10 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_choice, as_count, as_covariance, as_labels, as_matrix
 
-__all__ = ["SOURCES", "STRATEGIES", "Design", "VarianceWeighting"]
+__all__ = ["SOURCES", "STRATEGIES", "VARIANCE_ESTIMATES", "Design", "VarianceWeighting"]
 
 SOURCES = ("teacher_output", "student_initialization", "data_resampling", "student_output")
 STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting")
+#: Weights whose response variances each student estimates from its own responses.
+VARIANCE_ESTIMATES = ("pooled", "per_input", "shrunken")
+#: Degrees of freedom up to which the inverse of an estimated variance has infinite variance.
+INFINITE_VARIANCE_DF = 4
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,18 +40,34 @@ class VarianceWeighting:
     student_variance : float, (n,) or (n, n) array_like, optional
         Variance of an array estimate around its mean, over students. Default 0. Not with
         ``"pilot"``, whose variance follows from the problem, or ``"teacher_mean"``.
-    weight : {"known", "estimated"}, float or (n,) array_like, default "known"
+    weight : {"known", "pooled", "per_input", "shrunken", "estimated"}, float or (n,) array_like, default "known"
         ``"known"``: the minimum-variance weight from the true variances, bias b and covariance c,
         :math:`\alpha = (v_S + b^2 - c) / (v_T + v_S + b^2 - 2c)`, kept within [0, 1]; :math:`v_T`
-        is the variance of :math:`\bar y`. ``"estimated"`` (with ``"teacher_mean"`` only): the
-        published weight :math:`\sigma^2 / (\hat\sigma^2 + \sigma^2)`, with the empirical
-        variance of the k responses (divisor k) and the true one. Needs k >= 2. Numbers within
-        [0, 1] are used as they are.
+        is the variance of :math:`\bar y`. The next three are what a user can have without knowing
+        the teacher's noise; not with ``"teacher_mean"``. Response variances :math:`s_i^2` are
+        estimated from the student's own k responses around their mean (with the pilot around the
+        means of both halves, which leaves k - 2 degrees of freedom and keeps them independent of
+        both), taken as independent, and :math:`\alpha_i = e/(e + s_i^2/k_2)`, with :math:`k_2` the
+        number of responses in :math:`\bar y`. ``"pooled"``: one variance for all inputs.
+        ``"per_input"``: each input its own; refused up to 4 degrees of freedom, where the inverse
+        variance has infinite variance. ``"shrunken"``: variances of the inputs moved toward a
+        common one by empirical Bayes (Smyth 2004), from 1 degree of freedom. ``"estimated"``
+        (with ``"teacher_mean"`` only): the published weight
+        :math:`\sigma^2 / (\hat\sigma^2 + \sigma^2)`, with the empirical variance of the k
+        responses (divisor k) and the true one. Needs k >= 2. Numbers within [0, 1] are used as
+        they are.
+    student_error : {"estimated", "known"}, default "estimated"
+        Where the mean squared error :math:`e = v_S + b^2` of the student's own estimate comes from
+        in those three. ``"estimated"``: the mean over inputs of
+        :math:`(\hat s_i - \bar y_i)^2 - s_i^2/k_2`, or 0 if that is negative; unbiased before the
+        cut where the two are uncorrelated, and one number for all inputs. ``"known"``: the true
+        one at each input, with the true covariance c; it takes the noiseless teacher to know.
     """
 
     student_estimate: str | NDArray[np.float64] = "pilot"
     student_variance: NDArray[np.float64] | None = None
     weight: str | NDArray[np.float64] = "known"
+    student_error: str = "estimated"
 
     if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
 
@@ -57,6 +77,7 @@ class VarianceWeighting:
             student_estimate: str | ArrayLike = "pilot",
             student_variance: ArrayLike | None = None,
             weight: str | ArrayLike = "known",
+            student_error: str = "estimated",
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -78,16 +99,28 @@ class VarianceWeighting:
                 raise invalid("student_variance", "be at least 0", float(variance.min()))
             object.__setattr__(self, "student_variance", variance)
         if isinstance(self.weight, str):
-            as_choice("weight", self.weight, ("known", "estimated"))
+            as_choice("weight", self.weight, ("known", *VARIANCE_ESTIMATES, "estimated"))
+            if self.is_oracle and self.weight in VARIANCE_ESTIMATES:
+                raise invalid(
+                    "weight", "be 'known', 'estimated' or numbers with the oracle 'teacher_mean'", self.weight
+                )
             if self.weight == "estimated" and not self.is_oracle:
                 raise invalid(
-                    "weight", "be 'known' or numbers unless `student_estimate` is 'teacher_mean'", self.weight
+                    "weight",
+                    f"be 'known', {', '.join(map(repr, VARIANCE_ESTIMATES))} or numbers unless `student_estimate` is "
+                    "'teacher_mean'",
+                    self.weight,
                 )
         else:
             weight = as_array("weight", self.weight, ndim=(0, 1))
             if (weight < 0).any() or (weight > 1).any():
                 raise invalid("weight", "be within [0, 1]", f"{weight.min():g} to {weight.max():g}")
             object.__setattr__(self, "weight", weight)
+        as_choice("student_error", self.student_error, ("estimated", "known"))
+        if self.student_error == "known" and self.variance_estimate is None:
+            raise invalid(
+                "student_error", f"be left out unless weight is one of {', '.join(VARIANCE_ESTIMATES)}", "'known'"
+            )
 
     @property
     def uses_pilot(self) -> bool:
@@ -96,8 +129,17 @@ class VarianceWeighting:
 
     @property
     def weight_is_estimated(self) -> bool:
-        """Whether each student's weight depends on its own responses."""
+        """Whether the weight is the published one, from the empirical variance and the true one."""
         return isinstance(self.weight, str) and self.weight == "estimated"
+
+    @property
+    def variance_estimate(self) -> str | None:
+        """How each student estimates response variances from its own responses; None if it does not."""
+        return self.weight if isinstance(self.weight, str) and self.weight in VARIANCE_ESTIMATES else None
+
+    def variance_degrees_of_freedom(self, n_responses: int) -> int:
+        """Return the degrees of freedom that k responses to one input leave for its variance."""
+        return n_responses - (2 if self.uses_pilot else 1)
 
     @property
     def is_oracle(self) -> bool:
@@ -225,4 +267,25 @@ class Design:
                 "be at least 2 to train a pilot student on responses of its own",
                 self.n_responses,
             )
+        if weighting.variance_estimate is not None:
+            _check_degrees_of_freedom(weighting, self.n_responses)
         object.__setattr__(self, "weighting", weighting)
+
+
+def _check_degrees_of_freedom(weighting: VarianceWeighting, n_responses: int) -> None:
+    """Refuse weights from response variances that k responses do not determine well enough."""
+    spent = n_responses - weighting.variance_degrees_of_freedom(n_responses)
+    wish = f"with weight={weighting.variance_estimate!r}" + (" and a pilot" if weighting.uses_pilot else "")
+    if n_responses <= spent:
+        raise invalid(
+            "n_responses",
+            f"be at least {spent + 1} {wish} (fewer leave no degrees of freedom for a response variance)",
+            n_responses,
+        )
+    if weighting.variance_estimate == "per_input" and n_responses <= spent + INFINITE_VARIANCE_DF:
+        raise invalid(
+            "n_responses",
+            f"be at least {spent + INFINITE_VARIANCE_DF + 1} {wish} (the inverse of a variance with up to "
+            f"{INFINITE_VARIANCE_DF} degrees of freedom has infinite variance; 'pooled' and 'shrunken' take fewer)",
+            n_responses,
+        )

@@ -97,6 +97,16 @@ class DistillationProblem:
                 raise invalid("mean", "have one output with strategy 'variance_weighting'", f"{self.teacher.n_outputs}")
             if weighting.weight_is_estimated and not self.teacher.is_diagonal:
                 raise invalid("noise_variance", "be a scalar or (n,) with an estimated weight", "a correlated one")
+            if weighting.variance_estimate is not None and rho == 1.0:
+                raise invalid(
+                    "response_correlation", f"be less than 1 with weight={weighting.variance_estimate!r}", rho
+                )
+            if weighting.variance_estimate == "shrunken" and (self.teacher.variances <= 0.0).any():
+                raise invalid(
+                    "noise_variance",
+                    "be greater than 0 at every input with weight='shrunken' (variances are compared by logarithms)",
+                    f"0 at index {int(np.argmin(self.teacher.variances))}",
+                )
             for name in ("student_estimate", "weight"):
                 value = getattr(weighting, name)
                 if isinstance(value, np.ndarray) and value.ndim and value.shape != (n,):

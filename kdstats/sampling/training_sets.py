@@ -14,11 +14,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from kdstats.linear.label_law import mixing_weight, pilot_split
+from kdstats.linear.label_law import mixing_weight, own_estimate_error, pilot_split
 from kdstats.linear.smoother import Smoother
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling.laws import NoiseLaw
+from kdstats.sampling.response_variances import response_variances
 from kdstats.streams import Seeds
 
 __all__ = [
@@ -188,13 +189,41 @@ def _mix(
         true = teacher.variances[:, None]
         alpha = np.divide(true, empirical + true, out=np.ones_like(empirical), where=true > 0)
         return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * teacher.mean_by_output)
-    alpha = mixing_weight(problem, weighting, smoother)[:, None]
+    averaged = responses
     if weighting.uses_pilot:
         first, _ = pilot_split(problem.design.n_responses)
         initial = initial_coefficients(problem, seeds, block, "pilot")
-        own = _fitted(problem, smoother, responses[:, :first].mean(axis=1), initial)
-        return np.asarray(alpha * responses[:, first:].mean(axis=1) + (1.0 - alpha) * own)
-    return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * _own_estimate(problem, seeds, block))
+        own, averaged = _fitted(problem, smoother, responses[:, :first].mean(axis=1), initial), responses[:, first:]
+    else:
+        own = _own_estimate(problem, seeds, block)
+    mean = averaged.mean(axis=1)
+    if weighting.variance_estimate is None:
+        alpha = mixing_weight(problem, weighting, smoother)[:, None]
+    else:
+        alpha = _estimated_weight(problem, responses, mean, own, smoother)
+    return np.asarray(alpha * mean + (1.0 - alpha) * own)
+
+
+def _estimated_weight(
+    problem: DistillationProblem, responses: FloatArray, mean: FloatArray, own: FloatArray, smoother: Smoother
+) -> FloatArray:
+    """Weights (BLOCK, n, 1) of mean responses (BLOCK, n, 1), from variances that the students estimate."""
+    weighting, k = problem.design.weighting, problem.design.n_responses
+    assert weighting is not None
+    assert weighting.variance_estimate is not None
+    first = pilot_split(k)[0] if weighting.uses_pilot else 0
+    parts = (responses[:, :first], responses[:, first:]) if first else (responses,)
+    squares = sum((((part - part.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) for part in parts), np.zeros(1))
+    variances = response_variances(
+        squares[..., 0], weighting.variance_degrees_of_freedom(k), estimate=weighting.variance_estimate
+    )[..., None] / (k - first)
+    covariance: FloatArray = np.zeros(1)
+    if weighting.student_error == "known":
+        error, covariance = (part[:, None] for part in own_estimate_error(problem, weighting, smoother))
+    else:
+        error = np.maximum(((own - mean) ** 2 - variances).mean(axis=1, keepdims=True), 0.0)
+    gain, whole = error - covariance, variances + error - 2.0 * covariance
+    return np.clip(np.divide(gain, whole, out=np.ones_like(variances), where=whole > 0), 0.0, 1.0)
 
 
 def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> FloatArray:

@@ -145,7 +145,12 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
 
 
 def _closed_form(problem: DistillationProblem, student: LinearStudent) -> ClosedForm:
-    size = problem.resample_size
+    size, weighting = problem.resample_size, problem.design.weighting
+    if weighting is not None and weighting.variance_estimate is not None:
+        raise UnsupportedProblemError(
+            f"the closed form covers known and fixed weights; with weight={weighting.variance_estimate!r} the weight "
+            "is a function of each student's own responses: use engine='monte_carlo'"
+        )
     notes: dict[str, Any] = {}
     exactness = "exact"
     scale = 1.0
@@ -173,7 +178,7 @@ def _closed_form(problem: DistillationProblem, student: LinearStudent) -> Closed
             "estimated weights: many inputs at a fixed number of Gaussian responses; "
             f"relative error of order {order:.2g}"
         )
-    if problem.design.weighting is not None and problem.design.weighting.is_oracle:
+    if weighting is not None and weighting.is_oracle:
         notes["bound"] = "oracle: the labels use the noiseless teacher mean, which no user has"
     return ClosedForm(
         mean=query @ law.mean,

@@ -280,7 +280,9 @@ def _prepare(
 def _has_exact_labels(problem: DistillationProblem, law: NoiseLaw) -> bool:
     """Whether the covariance of the labels is known for this noise: linear labels, or Gaussian responses."""
     weighting = problem.design.weighting
-    return isinstance(law, Gaussian) or weighting is None or not weighting.weight_is_estimated
+    if weighting is None:
+        return True
+    return weighting.variance_estimate is None and (isinstance(law, Gaussian) or not weighting.weight_is_estimated)
 
 
 def _control_variance(problem: DistillationProblem, fit: Smoother, query: FloatArray) -> FloatArray:

@@ -246,10 +246,41 @@ DESIGNS = [
         "`student_variance` must be positive semi-definite",
     ),
     (weighting(weight=1.5), "`weight` must be within [0, 1]; got 1.5 to 1.5"),
-    (weighting(weight="guess"), "`weight` must be one of known, estimated; got guess"),
+    (weighting(weight="guess"), "`weight` must be one of known, pooled, per_input, shrunken, estimated; got guess"),
     (
         weighting(weight="estimated"),
-        "`weight` must be 'known' or numbers unless `student_estimate` is 'teacher_mean'; got estimated",
+        "`weight` must be 'known', 'pooled', 'per_input', 'shrunken' or numbers unless `student_estimate` is "
+        "'teacher_mean'; got estimated",
+    ),
+    (
+        weighting(student_estimate="teacher_mean", weight="pooled"),
+        "`weight` must be 'known', 'estimated' or numbers with the oracle 'teacher_mean'; got pooled",
+    ),
+    (weighting(weight="pooled", student_error="guess"), "`student_error` must be one of estimated, known; got guess"),
+    (
+        weighting(student_error="known"),
+        "`student_error` must be left out unless weight is one of pooled, per_input, shrunken; got 'known'",
+    ),
+    (
+        design(n_responses=2, strategy="variance_weighting", weighting=kd.VarianceWeighting(weight="shrunken")),
+        "`n_responses` must be at least 3 with weight='shrunken' and a pilot (fewer leave no degrees of freedom",
+    ),
+    (
+        design(strategy="variance_weighting", weighting=kd.VarianceWeighting(student_estimate=MEAN, weight="pooled")),
+        "`n_responses` must be at least 2 with weight='pooled' (fewer leave no degrees of freedom",
+    ),
+    (
+        design(n_responses=6, strategy="variance_weighting", weighting=kd.VarianceWeighting(weight="per_input")),
+        "`n_responses` must be at least 7 with weight='per_input' and a pilot (the inverse of a variance with up to 4 "
+        "degrees of freedom has infinite variance; 'pooled' and 'shrunken' take fewer); got 6",
+    ),
+    (
+        design(
+            n_responses=5,
+            strategy="variance_weighting",
+            weighting=kd.VarianceWeighting(student_estimate=MEAN, weight="per_input"),
+        ),
+        "`n_responses` must be at least 6 with weight='per_input' (the inverse of a variance with up to 4",
     ),
 ]
 VARIANCE_WEIGHTING = {"n_responses": 4, "strategy": "variance_weighting"}
