@@ -6,15 +6,27 @@ from kdstats.prediction.closed_form.grid import predict_grid
 from kdstats.prediction.closed_form.high_dimensional import high_dimensional_variance
 from kdstats.prediction.closed_form.mse import MSEDistribution, mse_distribution
 from kdstats.prediction.closed_form.quadratic_form import QuadraticForm
+from kdstats.prediction.closed_form.weighting import (
+    OptimalWeight,
+    estimated_gls_inflation,
+    graybill_deal_variance,
+    optimal_weight,
+    published_oracle_gain,
+)
 
 __all__ = [
     "BudgetPlan",
     "MSEDistribution",
+    "OptimalWeight",
     "QuadraticForm",
+    "estimated_gls_inflation",
     "fixed_budget_variance",
+    "graybill_deal_variance",
     "high_dimensional_variance",
     "mse_distribution",
     "optimal_responses",
+    "optimal_weight",
     "predict",
     "predict_grid",
+    "published_oracle_gain",
 ]
