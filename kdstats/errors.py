@@ -10,6 +10,7 @@ __all__ = [
     "ApproximationWarning",
     "ComparisonError",
     "DataError",
+    "DependentStudentsWarning",
     "DivergedStudentError",
     "DuplicateStudentsError",
     "EstimationError",
@@ -90,6 +91,10 @@ class PrecisionWarning(KdstatsWarning):
 
 class NegativeComponentWarning(KdstatsWarning):
     """An unbiased variance component came out negative and was left so."""
+
+
+class DependentStudentsWarning(KdstatsWarning):
+    """Students that a test takes for independent share random draws."""
 
 
 class ApproximationWarning(KdstatsWarning):

@@ -7,6 +7,7 @@ refuted, 2 bad usage or data, 4 unreliable (undecided), 130 interrupted. No trac
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,13 +69,34 @@ def run() -> None:
     """Run the command and turn every outcome into an exit code."""
     warnings.showwarning = _show_warning
     try:
-        application()
+        code = application(standalone_mode=False)
     except KdstatsError as error:
-        _fail(f"kdstats: {error}", BAD_DATA)
+        code = _fail(f"kdstats: {error}", BAD_DATA)
     except InterruptedByUserError:
-        again = " ".join(sys.argv[1:])
-        hint = f"; finished parts are kept, go on with: kdstats {again}" if "--out" in sys.argv else ""
-        _fail(f"kdstats: interrupted{hint}", INTERRUPTED)
+        code = _fail(f"kdstats: interrupted{_how_to_go_on(sys.argv[1:])}", INTERRUPTED)
+    except Exception as error:
+        code = _usage_error(error)
+    raise SystemExit(code or 0)
+
+
+def _usage_error(error: Exception) -> int:
+    """Say in one line what is wrong with the command itself; anything else is a bug and keeps its traceback."""
+    describe = getattr(error, "format_message", None)
+    if not callable(describe):
+        raise error
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(describe(), err=True)
+        return BAD_DATA
+    return _fail(
+        f"kdstats: {describe()} (kdstats --help has the commands, kdstats COMMAND --help the options)", BAD_DATA
+    )
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    """Studies keep their finished parts; the other commands write at their end."""
+    if not arguments or arguments[0] not in ("demo", "report"):
+        return ""
+    return f"; finished parts are kept, go on with: kdstats {shlex.join(arguments)}"
 
 
 @application.command()
@@ -109,7 +131,7 @@ def predict(
     loaded = _load(study, csv, locals()).with_run(seed=seed)
     options: dict[str, Any] = {"engine": engine}
     if engine == "monte_carlo":
-        options |= {"n_students": n_students or loaded.run.n_simulated, "rng": loaded.run.seed}
+        options |= {"n_students": loaded.run.n_simulated if n_students is None else n_students, "rng": loaded.run.seed}
         options["noise_law"] = loaded.run.noise_law
     elif n_students is not None:
         raise invalid("--n-students", "be left out without --engine monte_carlo", n_students)
@@ -291,6 +313,6 @@ def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> 
         typer.echo(f"kdstats: warning: {message}", err=True)
 
 
-def _fail(text: str, code: int) -> None:
+def _fail(text: str, code: int) -> int:
     typer.echo(" ".join(text.split()), err=True)
-    raise SystemExit(code)
+    return code

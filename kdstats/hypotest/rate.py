@@ -6,6 +6,7 @@ like 1/k only where rho = 0.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ComparisonError
+from kdstats.errors import ComparisonError, DependentStudentsWarning
 from kdstats.hypotest.inversion import weighted_chi_square_cdf
 from kdstats.hypotest.pairing import Observed, estimated_rank, observed_arrays
 from kdstats.hypotest.ratio_law import ConfidenceInterval
@@ -217,19 +218,31 @@ def _average(arrays: Observed, result: VarianceComponents, effective_rank: float
         raise ComparisonError(
             "`observed_by_k` must have at least 2 outputs per student, or their known variance; got 1"
         )
-    rank = (
-        as_number("effective_rank", effective_rank, minimum=0.0, exclusive=True) if effective_rank is not None else None
-    )
-    if rank is None and result.attrs.get("effective_rank") is not None:
-        rank = float(result.attrs["effective_rank"])
-    if rank is None and arrays.predictions is not None:
-        rank = estimated_rank(arrays.predictions.reshape(len(arrays.predictions), -1))
-    between, df = float(arrays.between.mean()), arrays.df_between * (rank or 1.0)
+    between = float(arrays.between.mean())
+    if effective_rank is not None:
+        df = arrays.df_between * as_number("effective_rank", effective_rank, minimum=0.0, exclusive=True)
+    else:
+        rank = result.attrs.get("effective_rank")
+        if rank is None and arrays.predictions is not None:
+            rank = estimated_rank(arrays.predictions.reshape(len(arrays.predictions), -1))
+        df = _sample_df(arrays.df_between, 1.0 if rank is None else float(rank))
     if not arrays.n_replicates:
         return between, df
     value = between - arrays.within_share * float(arrays.within.mean())
     spread = 2.0 * between**2 / df + (arrays.within_share * arrays.within_se_of_mean) ** 2
     return value, 2.0 * value**2 / spread
+
+
+def _sample_df(df: float, rank: float) -> float:
+    """Degrees of freedom with the rank of the sample covariance in the place of the consistent estimate of the rank.
+
+    The consistent estimate is known badly with few students and then overstates the degrees of freedom; the plain
+    ratio of the sample's traces, which Wishart moments relate to it, errs to the careful side.
+    """
+    if df < 1:
+        return 0.0
+    plain = (rank + 2.0 / df) / ((df - 1.0) * (df + 2.0) / df**2 + (rank + 2.0 / df) / df)
+    return df * plain
 
 
 def _check_comparable(results: list[VarianceComponents]) -> None:
@@ -239,12 +252,27 @@ def _check_comparable(results: list[VarianceComponents]) -> None:
             raise ComparisonError("`observed_by_k` must hold observations; got something else")
         if list(other.inter_student["point"].values.tolist()) != list(first["point"].values.tolist()):
             raise ComparisonError("`observed_by_k` must have the same points at every k; got differing labels")
+    _warn_of_shared_seeds(results)
     kept = [r.student_predictions for r in results if r.student_predictions is not None]
     for index, one in enumerate(kept[1:], start=1):
         if one.shape == kept[index - 1].shape and np.array_equal(one.values, kept[index - 1].values):
             raise ComparisonError(
                 "`observed_by_k` must have independent students at every k; got the same students twice"
             )
+
+
+def _warn_of_shared_seeds(results: list[VarianceComponents]) -> None:
+    """Students trained with the same seeds at two k share teacher draws, and the tests count on independence."""
+    seeds = [result.attrs.get("seed") for result in results]
+    known = [seed.get("teacher_output") if isinstance(seed, Mapping) else seed for seed in seeds]
+    told = [seed for seed in known if seed is not None]
+    if len(set(told)) < len(told):
+        warnings.warn(
+            "`observed_by_k` must have independent students at every k, and observations here share a seed: give "
+            "each k its own `rng`, or the level of the tests is not held",
+            DependentStudentsWarning,
+            stacklevel=4,
+        )
 
 
 def _shape(correlation: float, k: FloatArray) -> FloatArray:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
+from kdstats.errors import invalid
 from kdstats.plots.style import BLUE, MUTED, VERMILLION, head, house_style, new_figure, scale_axis, settle, squared_unit
 from kdstats.problem.validation import as_array, as_probability
 
@@ -85,8 +86,10 @@ def mse_distribution(
     Raises
     ------
     ProblemError
-        If an MSE is not finite or a quantile is outside (0, 1).
+        If an MSE is not finite, a quantile is outside (0, 1), or the law has no variance to draw.
     """
+    if not float(law.variance) > 0.0:
+        raise invalid("law", "vary over students", f"variance {float(law.variance):g}")
     prob = as_probability("prob", prob)
     marks = [as_probability("quantiles", q) for q in quantiles]
     sample = None if observed_mse is None else np.sort(as_array("observed_mse", observed_mse, ndim=1))

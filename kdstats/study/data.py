@@ -139,22 +139,23 @@ def read_csv(
     )
 
 
-def _read_rows(place: Path) -> tuple[list[str], list[list[str]]]:
+def _read_rows(place: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         with place.open(newline="", encoding="utf-8-sig") as handle:
-            lines = [row for row in csv.reader(handle) if row]
+            reader = csv.reader(handle)
+            lines = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "not a CSV file in UTF-8"
         raise DataError(f"`csv` must be a readable file; got {str(place)!r} ({reason})") from None
     if not lines:
         raise DataError(f"`csv` must have a header and rows; got {place.name!r}, which is empty")
-    header, rows = [name.strip() for name in lines[0]], lines[1:]
+    header, rows = [name.strip() for name in lines[0][1]], lines[1:]
     if not rows:
         raise DataError(f"`csv` must have at least one row; got {place.name!r} with a header alone")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise DataError(f"`csv` must have columns of different names; got {twice[0]!r} twice in {place.name!r}")
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if len(row) != len(header):
             raise DataError(
                 f"`csv` must have {len(header)} cells in every line; got {len(row)} in line {number} of {place.name!r}"
@@ -162,18 +163,18 @@ def _read_rows(place: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _column(place: Path, header: list[str], rows: list[list[str]], name: str) -> FloatArray:
+def _column(place: Path, header: list[str], rows: list[tuple[int, list[str]]], name: str) -> FloatArray:
     position = header.index(name)
     values = np.empty(len(rows))
-    for index, row in enumerate(rows):
+    for index, (number, row) in enumerate(rows):
         try:
             values[index] = float(row[position])
         except ValueError:
-            raise DataError(_cell(place, index, name, row[position])) from None
+            raise DataError(_cell(place, number, name, row[position])) from None
         if not np.isfinite(values[index]):
-            raise DataError(_cell(place, index, name, row[position]))
+            raise DataError(_cell(place, number, name, row[position]))
     return values
 
 
-def _cell(place: Path, index: int, name: str, text: Any) -> str:
-    return f"`csv` must hold finite numbers; got {text!r} in line {index + 2}, column {name!r} of {place.name!r}"
+def _cell(place: Path, number: int, name: str, text: Any) -> str:
+    return f"`csv` must hold finite numbers; got {text!r} in line {number}, column {name!r} of {place.name!r}"

@@ -318,7 +318,7 @@ def _standardized(X: FloatArray, train: NDArray[np.int64]) -> FloatArray:
 
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
-    first, *others = error.errors()
+    first, *others = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"] if part not in ("linear", "network")) or "study"
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"

@@ -96,11 +96,14 @@ class ResultFolder:
 
 
 def prepare(path: Path) -> None:
-    """Create a folder and make sure that it can be written, before any work is done."""
+    """Make sure that a folder can be written, before any work is done; a new one is made by the first file in it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
             pass
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise StudyError(f"`out` must be a folder that can be written; got {str(path)!r} ({error.strerror})") from None
 

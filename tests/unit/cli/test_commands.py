@@ -165,8 +165,8 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, text, words):
     assert words in result.stderr
     lines = [line for line in result.stderr.splitlines() if not line.endswith("...")]
     assert len(lines) == 1
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "out") == before
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -180,15 +180,18 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, text, words):
         (["predict", "study.toml", "-k", "3"], "`--n-responses` must go with --csv"),
         (["predict", "study.toml", "--out", "study.toml"], "must be a folder that can be written"),
         (["decompose", "none.csv"], "No such file"),
+        (["predict", "study.toml", "--engine", "monte_carlo", "--n-students", "0"], "`n_students` must be at least 2"),
         (["predict", "--nonsense"], "No such option"),
+        (["predict", "--csv", "x.csv", "-k", "2.5"], "Invalid value for '--n-responses'"),
+        (["nonsense"], "No such command"),
     ],
 )
 def test_bad_usage_is_exit_code_2(study, monkeypatch, arguments, words):
     monkeypatch.chdir(study.parent)
     result = run(*arguments)
     assert result.returncode == 2
-    assert words in result.stderr.replace("\n", " ")
-    assert "Traceback" not in result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_interruption_keeps_finished_parts_and_says_how_to_go_on(study, tmp_path):

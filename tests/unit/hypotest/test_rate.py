@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import scipy.stats
 
-from kdstats.errors import ComparisonError, ProblemError
+import kdstats as kd
+from kdstats.components.estimation import estimate_components
+from kdstats.errors import ComparisonError, DependentStudentsWarning, ProblemError
 from kdstats.hypotest import rate_test
 from kdstats.hypotest.rate import floor_of, slope_of
 
@@ -91,3 +94,25 @@ def test_bad_input_is_named(make_observed, make_predicted, with_variance):
         rate_test({0: one, 2: one})
     with pytest.raises(ComparisonError, match=r"positive inter-student variance at every k; got -0\.5 at k=2"):
         rate_test({1: one, 2: make_observed(with_variance([0.5], seed=1), within=2.0, within_se=0.1, n_replicates=2)})
+
+
+def test_a_seed_shared_between_numbers_of_responses_is_told():
+    problem = kd.catalog.shared_noise()
+    shared = {k: kd.observe(problem.with_design(n_responses=k), n_students=20, rng=1) for k in (1, 2)}
+    with pytest.warns(DependentStudentsWarning, match="share a seed: give each k its own `rng`"):
+        rate_test(shared)
+    rate_test({k: kd.observe(problem.with_design(n_responses=k), n_students=20, rng=k) for k in (1, 2)})
+
+
+def test_the_slope_keeps_its_level_with_few_students():
+    """Degrees of freedom from a rank estimated with three students must not be taken at face value."""
+    rng = np.random.default_rng(11)
+    root = rng.standard_normal((8, 3))
+    n_runs, rejected = 400, 0
+    for _ in range(n_runs):
+        runs = {}
+        for k in (1, 2, 4, 8):
+            means = rng.standard_normal((3, 3)) @ root.T / np.sqrt(k)
+            runs[k] = estimate_components(means[:, None, :, None], variances=0.0)
+        rejected += rate_test(runs).pvalue < 0.05
+    assert scipy.stats.binomtest(rejected, n_runs, 0.05, alternative="greater").pvalue > 0.005

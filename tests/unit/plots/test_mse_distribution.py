@@ -99,3 +99,11 @@ def test_the_closed_form_law_fits(problem, observed, artists):
 def test_bad_input_is_named(sample, quantiles, name):
     with pytest.raises(KdstatsError, match=name):
         mse_distribution(LAW, sample, quantiles=quantiles)
+
+
+def test_a_law_without_variance_is_refused_by_name():
+    class Constant:
+        mean, variance = 1.0, 0.0
+
+    with pytest.raises(KdstatsError, match="`law` must vary over students; got variance 0"):
+        mse_distribution(Constant(), [1.0, 1.0])

@@ -64,3 +64,8 @@ def test_missing_and_binary_files_are_one_line(tmp_path):
 def test_unknown_set_is_refused():
     with pytest.raises(DataError, match="`dataset` must be one of boston_housing, diabetes; got iris"):
         load_dataset("iris")
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
+    with pytest.raises(DataError, match="line 5, column 'b'"):
+        read_csv(write(tmp_path, "a,b\n\n1,2\n\n3,x\n"))
