@@ -76,11 +76,11 @@ class QuadraticForm:
 
     def cdf(self, x: Any) -> Any:
         """Probability of a value of at most x."""
-        return self._each(x, lambda value: self._tail(value)[0])
+        return self._each(x, lambda value: self._tail(value - self.offset)[0])
 
     def sf(self, x: Any) -> Any:
         """Probability of a value greater than x, with its relative accuracy kept in the upper tail."""
-        return self._each(x, lambda value: self._tail(value)[1])
+        return self._each(x, lambda value: self._tail(value - self.offset)[1])
 
     def pdf(self, x: Any) -> Any:
         """Density at x."""
@@ -98,9 +98,8 @@ class QuadraticForm:
         results = np.array([function(float(value)) for value in values.ravel()]).reshape(values.shape)
         return float(results) if values.ndim == 0 else results
 
-    def _tail(self, x: float) -> tuple[float, float]:
-        """Return (cdf, sf); the smaller one is computed, the other is its complement."""
-        excess = x - self.offset
+    def _tail(self, excess: float) -> tuple[float, float]:
+        """Return (cdf, sf) at an excess over the offset; the smaller one is computed, the other is its complement."""
         if np.isnan(excess):
             return excess, excess
         if excess <= 0.0 or self.weights.size == 0:
@@ -108,6 +107,7 @@ class QuadraticForm:
             return (1.0, 0.0) if at_or_above else (0.0, 1.0)
         if not np.isfinite(excess):
             return 1.0, 0.0
+        excess = max(excess, self._least_excess)
         origin = self._origin(excess)
         value = min(max(self._integrate(excess, origin, over_s=True), 0.0), 1.0)
         return (1.0 - value, value) if origin > 0.0 else (value, 1.0 - value)
@@ -118,15 +118,23 @@ class QuadraticForm:
             return excess
         if excess <= 0.0 or self.weights.size == 0 or np.isinf(excess):
             return 0.0
+        excess = max(excess, self._least_excess)
         return max(self._integrate(excess, self._saddle(excess), over_s=False), 0.0)
+
+    @property
+    def _least_excess(self) -> float:
+        """Excess below which probabilities are at most 1e-70 and intermediate results would leave the number range."""
+        return 1e-140 * float(self.weights @ (1.0 + self.noncentrality))
 
     def _quantile(self, level: float) -> float:
         if self.weights.size == 0:
             return self.offset
-        low, high = self.offset, self.mean + 10.0 * self.sd
-        while self.cdf(high) < level:
+        # Solved for the excess: near the lower end it can be far smaller than the rounding of the offset.
+        high = self.mean - self.offset + 10.0 * self.sd
+        while self._tail(high)[0] < level:
             high += 10.0 * self.sd
-        return float(scipy.optimize.brentq(lambda x: self.cdf(x) - level, low, high, xtol=1e-14 * high, rtol=1e-13))
+        excess = scipy.optimize.brentq(lambda e: self._tail(e)[0] - level, 0.0, high, xtol=1e-300, rtol=1e-13)
+        return self.offset + float(excess)
 
     def _cumulant(self, s: Any) -> Any:
         scaled = 1.0 - 2.0 * np.multiply.outer(s, self.weights)
@@ -134,12 +142,16 @@ class QuadraticForm:
         return -0.5 * np.log(scaled).sum(axis=-1) + shift.sum(axis=-1)
 
     def _slope(self, s: float) -> float:
-        scaled = 1.0 - 2.0 * s * self.weights
-        return float((self.weights / scaled + self.noncentrality * self.weights / scaled**2).sum())
+        ratio, scaled = self._ratios(s)
+        return float((ratio + self.noncentrality * ratio / scaled).sum())
 
     def _curvature(self, s: float) -> float:
+        ratio, scaled = self._ratios(s)
+        return float((2.0 * ratio**2 + 4.0 * self.noncentrality * ratio**2 / scaled).sum())
+
+    def _ratios(self, s: float) -> tuple[FloatArray, FloatArray]:
         scaled = 1.0 - 2.0 * s * self.weights
-        return float((2 * self.weights**2 / scaled**2 + 4 * self.noncentrality * self.weights**2 / scaled**3).sum())
+        return self.weights / scaled, scaled
 
     def _saddle(self, x: float) -> float:
         """Point below the first singularity where the slope of K is x."""

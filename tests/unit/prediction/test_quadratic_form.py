@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 import kdstats as kd
 from kdstats.prediction.closed_form import QuadraticForm
@@ -79,6 +79,9 @@ positive = st.floats(1e-4, 1e4)
 
 
 @given(st.lists(st.tuples(positive, st.floats(0, 1e4)), min_size=1, max_size=8), st.floats(-5, 5))
+@example([(1e-4, 0.0)], 2.0)  # the quantile is far smaller than the rounding of the offset
+@example([(0.0625, 0.0)], -1.0)  # everything lies below 0
+@example([(1.0, 0.0), (1.0, 0.0)], -2.2250738585072014e-308)  # an excess at the end of the number range
 @settings(max_examples=40, deadline=None)
 def test_distribution_function_is_one(parts, offset):
     weights, shifts = np.array(parts).T
