@@ -21,7 +21,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import EstimationError, KdstatsError, NegativeComponentWarning, invalid
 from kdstats.problem.validation import as_array, as_labels
 
-__all__ = ["effective_rank", "estimate_components"]
+__all__ = ["effective_rank", "estimate_components", "warn_if_negative"]
 
 FloatArray = NDArray[np.float64]
 
@@ -151,7 +151,7 @@ def estimate_components(
     }
     if known is None:
         facts["effective_rank_within"] = _rank_within(flat, means + offset)
-    _warn_if_negative(inter, spread)
+    warn_if_negative(inter, spread)
     grid = table.shape[2:]
     coords = {"student": list(table.students)}
     components = VarianceComponents.from_arrays(
@@ -256,7 +256,8 @@ def _rank_within(flat: NDArray[Any], means: FloatArray) -> float:
     return effective_rank(residuals.reshape(-1, n_points), df=n_students * (n_replicates - 1))
 
 
-def _warn_if_negative(inter: FloatArray, spread: FloatArray) -> None:
+def warn_if_negative(inter: FloatArray, spread: FloatArray) -> None:
+    """Warn if an inter-student component is negative somewhere, naming the smallest beside its intra."""
     negative = int((inter < 0).sum())
     if negative:
         warnings.warn(

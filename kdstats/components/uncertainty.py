@@ -10,6 +10,8 @@ exact                                     width 0
 ``mean_squares``, r >= 2 replicates       inter: modified large sample for a difference of mean
                                           squares [1]_; intra: chi-square; total: modified large
                                           sample for a sum [2]_
+unbalanced ``mean_squares``              the same, about the unweighted variance of the student means
+                                          and the harmonic mean of the replicates [4]_
 ``mean_squares``, known variances         inter: chi-square; intra: Student t over students; total:
                                           recovered from the other two and their correlation [3]_
 otherwise (Monte Carlo, ...)              Gaussian, estimate +- z standard errors
@@ -22,6 +24,7 @@ References
    Components*.
 .. [2] Graybill, F. A. & Wang, C.-M. (1980), J. Amer. Statist. Assoc. 75.
 .. [3] Zou, G. Y. & Donner, A. (2008), Statist. Med. 27.
+.. [4] Thomas, J. D. & Hultquist, R. A. (1978), Ann. Statist. 6.
 """
 
 from __future__ import annotations
@@ -52,10 +55,11 @@ AVERAGE = xr.Coordinates({"point": ["average"], "output": [0]})
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Margin:
-    """Distances from an estimate down to its lower and up to its upper bound."""
+    """Distances from a centre (None: the estimate) down to the lower and up to the upper bound."""
 
     below: FloatArray
     above: FloatArray
+    centre: FloatArray | None = None
 
 
 def interval(components: VarianceComponents, prob: float = 0.95, *, students: str = "gaussian") -> xr.Dataset:
@@ -82,6 +86,11 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     ------
     EstimationError
         ``students="any"`` where the mean squares carry no standard errors.
+
+    Notes
+    -----
+    Intervals from sampled mean squares lie about the difference of the mean squares, which is the
+    unbiased estimate of a balanced table; they do not depend on how the components were estimated from it.
     """
     prob = as_probability("prob", prob)
     as_choice("students", students, ("gaussian", "any"))
@@ -98,7 +107,8 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     bounds = {}
     for name, margin in margins.items():
         estimate = components.estimate[name]
-        stacked = np.stack([estimate.values - margin.below, estimate.values + margin.above], axis=-1)
+        centre = estimate.values if margin.centre is None else margin.centre
+        stacked = np.stack([centre - margin.below, centre + margin.above], axis=-1)
         bounds[name] = ((*estimate.dims, "ci_bound"), stacked)
     return xr.Dataset(bounds, coords={**components.estimate.coords, "ci_bound": list(BOUNDS)}, attrs={"prob": prob})
 
@@ -181,6 +191,11 @@ def _averaged_squares(
     sampled = squares.attrs["n_replicates"] > 0
     df_between = _average_df(squares.attrs["df_between"], rank)
     df_within = _average_df(squares.attrs["df_within"], rank_within)
+    if "replicates" in squares:
+        share = float((squares["within"].values / squares["replicates"].values).mean())
+        plain = float(1 / (1 / squares["replicates"].values).mean())
+        averaged["replicates"].values[...] = averaged["within"].values / share if share else plain
+        averaged["df_between"].values[...], averaged["df_within"].values[...] = df_between, df_within
     return averaged.assign_attrs(
         df_between=df_between if df_between.ndim else float(df_between),
         df_within=squares.attrs["df_within"] if not sampled else df_within if df_within.ndim else float(df_within),
@@ -254,7 +269,7 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
     """Modified large-sample margins for between - within/r, within and between + (1 - 1/r) within."""
     squares = components.mean_squares
     assert squares is not None
-    r = float(squares.attrs["n_replicates"])
+    r = squares["replicates"].values if "replicates" in squares else float(squares.attrs["n_replicates"])
     b, w = squares["between"].values, squares["within"].values
     df_b, df_w = (_degrees(name, squares, students) for name in ("between", "within"))
     (g_b, h_b), (g_w, h_w) = _chi_square(df_b, prob), _chi_square(df_w, prob)
@@ -268,9 +283,10 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
         "inter_student": _Margin(
             below=_root(g_b**2 * first + h_w**2 * second + cross_low * both),
             above=_root(h_b**2 * first + g_w**2 * second + cross_high * both),
+            centre=b - w / r,
         ),
-        "intra_student": _Margin(below=g_w * w, above=h_w * w),
-        "total": _Margin(below=np.hypot(g_b * b, g_w * rest), above=np.hypot(h_b * b, h_w * rest)),
+        "intra_student": _Margin(below=g_w * w, above=h_w * w, centre=w),
+        "total": _Margin(below=np.hypot(g_b * b, g_w * rest), above=np.hypot(h_b * b, h_w * rest), centre=b + rest),
     }
 
 
@@ -286,6 +302,8 @@ def _chi_square(df: FloatArray, prob: float) -> tuple[FloatArray, FloatArray]:
 
 def _degrees(name: str, squares: xr.Dataset, students: str) -> FloatArray:
     """Degrees of freedom of a mean square, shaped to broadcast against it."""
+    if students == "gaussian" and f"df_{name}" in squares:
+        return np.asarray(squares[f"df_{name}"].values)
     if students == "gaussian":
         df = np.asarray(squares.attrs[f"df_{name}"], dtype=float)
         return df[..., None, None] if df.ndim else df

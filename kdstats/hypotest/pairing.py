@@ -223,6 +223,8 @@ def observed_arrays(observed: VarianceComponents) -> Observed:
     squares = observed.mean_squares
     if squares is None:
         raise ComparisonError("`observed` must keep its mean_squares to be tested; got None")
+    if "replicates" in squares:
+        raise ComparisonError("`observed` must be balanced to be tested; got students with unequal numbers of outputs")
     dims = ("point", "output")
     between = np.asarray(squares["between"].transpose(*dims).values, float)
     if not np.isfinite(between).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
+from kdstats.components.unbalanced import estimate_unbalanced
 from kdstats.errors import DataError, invalid
 from kdstats.observation.duplicates import agreeing_students, duplicate_error
-from kdstats.problem.validation import as_flag
+from kdstats.problem.validation import as_choice, as_flag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,18 @@ DIMS = ("student", "replicate", "point", "output")
 LISTED = 8
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Rows:
+    """An unbalanced table: outputs (N, q) and the positions of each row's labels."""
+
+    values: FloatArray
+    student: NDArray[np.int64]
+    point: NDArray[np.int64]
+    students: list[Any]
+    points: list[Any]
+    outputs: list[Any]
+
+
 def decompose(
     table: Any,
     *,
@@ -35,6 +49,7 @@ def decompose(
     replicate: str = "replicate",
     point: str | None = "point",
     allow_duplicates: bool = False,
+    nan_policy: str = "raise",
 ) -> VarianceComponents:
     """Estimate variance components from predictions made elsewhere.
 
@@ -43,7 +58,7 @@ def decompose(
     table : pandas.DataFrame or xarray.DataArray
         Long form: one row per student, replicate and point, one numeric column per output. Or an
         array whose dims have the names below (and ``output``). Every student must have the same
-        number of replicates at every point.
+        number of replicates at every point, unless ``nan_policy="omit"``.
     value : str or sequence of str, optional
         The columns of outputs. Default: all that are not keys. Several become the dim ``output``.
     student, replicate : str
@@ -53,18 +68,24 @@ def decompose(
         None: there is one point.
     allow_duplicates : bool, default False
         Accept students whose outputs are all equal to those of another. Integers (codes of
-        classes, counts) and constant tables are never refused.
+        classes, counts) and constant tables are never refused. A table with missing cells is not
+        searched for copies.
+    nan_policy : {"raise", "omit"}, default "raise"
+        ``"omit"`` uses the outputs there are: a row with a NaN in any output is left out, and students
+        may have unequal numbers of replicates, or none at some points. Infinite values are refused.
 
     Returns
     -------
     VarianceComponents
-        As :func:`kdstats.components.estimation.estimate_components` estimates them.
+        As :func:`kdstats.components.estimation.estimate_components` estimates them; where cells are missing or
+        replicates unequal, as :func:`kdstats.components.unbalanced.estimate_unbalanced` does.
 
     Raises
     ------
     DataError
         If columns are missing, values are not numbers or not finite, a key is missing or occurs
-        twice, or the table is unbalanced (the first missing cell is named; nothing is filled in).
+        twice, or the table is unbalanced and ``nan_policy`` is "raise" (the first missing cell is named;
+        nothing is ever filled in).
     EstimationError
         With fewer than two students, or one replicate per student.
     DuplicateStudentsError
@@ -80,6 +101,7 @@ def decompose(
     (7.0, 2.0)
     """
     as_flag("allow_duplicates", allow_duplicates)
+    omit = as_choice("nan_policy", nan_policy, ("raise", "omit")) == "omit"
     keys = (student, replicate) if point is None else (student, replicate, point)
     for name, key in zip(DIMS, keys, strict=False):
         if not isinstance(key, str):
@@ -87,17 +109,26 @@ def decompose(
     if len(set(keys)) < len(keys):
         raise invalid("student, replicate and point", "be different columns", ", ".join(keys), DataError)
     if isinstance(table, xr.DataArray):
-        array = _from_array(table, keys, value)
+        array = _from_array(table, keys, value, omit=omit)
     elif hasattr(table, "columns") and hasattr(table, "index"):
-        array = _from_frame(table, keys, value)
+        array = _from_frame(table, keys, value, omit=omit)
     else:
         raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
+    if isinstance(array, _Rows):
+        return estimate_unbalanced(
+            array.values,
+            student=array.student,
+            point=array.point,
+            students=array.students,
+            points=array.points,
+            outputs=array.outputs,
+        )
     if not allow_duplicates:
         _refuse_copies(array)
     return estimate_components(array, engine="table")
 
 
-def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object) -> xr.DataArray:
+def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object, *, omit: bool) -> xr.DataArray | _Rows:
     if value is not None:
         raise invalid("value", "be left out for a DataArray, whose outputs are the dim 'output'", value, DataError)
     missing = [key for key in keys if key not in table.dims]
@@ -112,6 +143,8 @@ def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object) -> xr
         raise invalid("table", "hold real numbers", f"dtype {table.dtype}", DataError)
     renamed = table.rename({key: name for name, key in zip(DIMS, keys, strict=False) if key != name})
     bad = ~np.isfinite(renamed.values)
+    if omit and np.isnan(renamed.values).any() and not np.isinf(renamed.values).any():
+        return _rows_of_array(renamed)
     if bad.any():
         first = dict(zip(renamed.dims, (int(i) for i in np.argwhere(bad)[0]), strict=True))
         places = ", ".join(f"{dim} {_label(renamed, str(dim), index)!r}" for dim, index in first.items())
@@ -121,13 +154,40 @@ def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object) -> xr
     return renamed
 
 
+def _rows_of_array(array: xr.DataArray) -> _Rows:
+    full = array.expand_dims([dim for dim in DIMS if dim not in array.dims]).transpose(*DIMS)
+    values = full.values.astype(np.float64)
+    student, replicate, point = np.nonzero(~np.isnan(values).any(axis=-1))
+    labels = {dim: [_label(full, dim, i) for i in range(full.sizes[dim])] for dim in ("student", "point", "output")}
+    return _seen(values[student, replicate, point], student, point, labels)
+
+
+def _seen(
+    values: FloatArray, student: NDArray[np.int64], point: NDArray[np.int64], labels: dict[str, list[Any]]
+) -> _Rows:
+    """Leave out students without an output."""
+    if not len(values):
+        raise invalid("table", "hold a number in some row", "NaN in all rows", DataError)
+    seen, renumbered = np.unique(student, return_inverse=True)
+    return _Rows(
+        values=values,
+        student=renumbered.ravel(),
+        point=point,
+        students=[labels["student"][i] for i in seen],
+        points=labels["point"],
+        outputs=labels["output"],
+    )
+
+
 def _label(array: xr.DataArray, dim: str, index: int) -> Any:
     label = array.coords[dim].values[index] if dim in array.coords else index
     return label.item() if isinstance(label, np.generic) else label
 
 
-def _from_frame(table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None) -> xr.DataArray:
-    """Return a balanced long-form table as (student, replicate, point, output)."""
+def _from_frame(
+    table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None, *, omit: bool
+) -> xr.DataArray | _Rows:
+    """Return a balanced long-form table as (student, replicate, point, output), another as rows if that is allowed."""
     levels = [name for name in table.index.names if name in keys and name not in table.columns]
     frame = table.reset_index(level=levels) if levels else table
     if not len(frame):
@@ -140,11 +200,15 @@ def _from_frame(table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequenc
         hint = " (point=None if there is one point)" if len(keys) == 3 and missing == [keys[2]] else ""
         raise DataError(f"`table` must have a column {missing[0]!r}; got {_listed(frame.columns)}{hint}")
     columns = _value_columns(frame, keys, value)
-    values = np.column_stack([_numbers(frame, column) for column in columns])
+    values = np.column_stack([_numbers(frame, column, omit=omit) for column in columns])
     codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
-    replicate = _replicate_within_student(codes[0], codes[1], labels[0])
     point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)
     points = labels[2] if len(keys) == 3 else [0]
+    if omit and not _is_complete(values, codes[0], codes[1], point, keys, labels, codes):
+        kept = ~np.isnan(values).any(axis=1)
+        names = {"student": labels[0], "point": points, "output": columns}
+        return _seen(values[kept], codes[0][kept], point[kept], names)
+    replicate = _replicate_within_student(codes[0], codes[1], labels[0])
     shape = (len(labels[0]), int(replicate.max()) + 1, len(points))
     flat = np.ravel_multi_index((codes[0], replicate, point), shape)
     _require_each_cell_once(flat, shape, keys, labels, codes)
@@ -152,6 +216,32 @@ def _from_frame(table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequenc
     filled[flat] = values
     coords = {"student": labels[0], "point": points, "output": columns}
     return xr.DataArray(filled.reshape(*shape, len(columns)), dims=DIMS, coords=coords)
+
+
+def _is_complete(
+    values: FloatArray,
+    student: NDArray[np.int64],
+    replicate: NDArray[np.int64],
+    point: NDArray[np.int64],
+    keys: tuple[str, ...],
+    labels: tuple[list[Any], ...],
+    codes: tuple[NDArray[np.int64], ...],
+) -> bool:
+    """Whether every student has the same replicates at every point; a key that occurs twice is refused."""
+    n_students, n_replicates, n_points = (int(code.max()) + 1 for code in (student, replicate, point))
+    key = (student * n_replicates + replicate) * n_points + point
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(np.diff(key[order]) == 0)
+    if again.size:
+        row = int(order[again + 1].min())
+        named = ", ".join(f"{name} {label[code[row]]!r}" for name, label, code in zip(keys, labels, codes, strict=True))
+        raise DataError(
+            f"`table` must have one row for each {', '.join(keys)}; got {again.size} repeated rows, first of {named}"
+        )
+    pairs = np.unique(student * n_replicates + replicate)
+    per_student = np.bincount(pairs // n_replicates, minlength=n_students)
+    full = bool((per_student == per_student[0]).all()) and len(key) == len(pairs) * n_points
+    return full and not np.isnan(values).any()
 
 
 def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None) -> list[Any]:
@@ -173,8 +263,8 @@ def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequ
     return columns
 
 
-def _numbers(frame: pd.DataFrame, column: Any) -> FloatArray:
-    """Return a column as finite floats, or say which row is not one."""
+def _numbers(frame: pd.DataFrame, column: Any, *, omit: bool) -> FloatArray:
+    """Return a column as finite floats (or NaN, where they are to be left out), or say which row is not one."""
     import pandas as pd
 
     series = frame[column]
@@ -190,7 +280,7 @@ def _numbers(frame: pd.DataFrame, column: Any) -> FloatArray:
                 f"{series.iloc[int(odd.argmax())]!r} in row {int(odd.argmax())} ({int(odd.sum())} of {odd.size} rows)"
             )
             raise invalid(f"table[{column!r}]", "hold real numbers", shown, DataError)
-    bad = ~np.isfinite(numbers)
+    bad = np.isinf(numbers) if omit else ~np.isfinite(numbers)
     if bad.any():
         shown = f"{int(bad.sum())} NaN or infinite values, the first in row {int(bad.argmax())}"
         raise invalid(f"table[{column!r}]", "be finite everywhere", shown, DataError)
@@ -220,7 +310,8 @@ def _replicate_within_student(
         other, n_other = int(np.argmax(counts != counts[0])), int((counts != counts[0]).sum())
         raise DataError(
             f"`table` must be balanced; got {counts[other]} replicates of student {students[other]!r} and {counts[0]} "
-            f"of student {students[0]!r} ({n_other} of {len(counts)} students differ from the first)"
+            f"of student {students[0]!r} ({n_other} of {len(counts)} students differ from the first); "
+            "nan_policy='omit' uses what there is"
         )
     first = np.cumsum(counts) - counts
     return np.asarray((np.arange(len(pairs)) - first[owner])[inverse.ravel()])
@@ -246,7 +337,8 @@ def _require_each_cell_once(
         called = np.unique(codes[1][codes[0] == student])[replicate]
         named = f"{keys[0]} {labels[0][student]!r}, {keys[1]} {labels[1][called]!r}, {keys[-1]} {labels[-1][point]!r}"
         raise DataError(
-            f"`table` must be balanced; got {int((counts == 0).sum())} of {counts.size} cells missing, first {named}"
+            f"`table` must be balanced; got {int((counts == 0).sum())} of {counts.size} cells missing, first {named}; "
+            "nan_policy='omit' uses what there is"
         )
 
 
