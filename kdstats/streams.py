@@ -18,9 +18,7 @@ import numpy as np
 
 from kdstats.errors import invalid
 
-__all__ = ["RngLike", "Seeds", "as_seeds"]
-
-RngLike = "int | np.random.Generator | np.random.SeedSequence | Seeds | None"
+__all__ = ["Seeds", "as_seeds"]
 
 
 @dataclass(frozen=True, kw_only=True)

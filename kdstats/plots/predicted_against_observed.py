@@ -98,7 +98,7 @@ def predicted_against_observed(
         axes.hlines(y, _bound(across, "lower"), _bound(across, "upper"), color=MUTED, lw=0.8, gid="interval-predicted")
     axes.set_box_aspect(1)
     axes.set_xlabel(f"Predicted variance [{squared_unit(unit)}]")
-    axes.set_ylabel(f"Observed variance [{squared_unit(unit)}]")
+    axes.set_ylabel(f"Observed variance, engine {observed.engine} [{squared_unit(unit)}]")
     expected = (1 - prob) * x.size
     handles = [
         Line2D(
@@ -131,9 +131,10 @@ def predicted_against_observed(
         fontsize=9.5,
     )
     figure.set_label(
-        f"Observed against predicted {COMPONENT_LOOKS[name].name} variance at {x.size} points: "
+        f"Students of engine {observed.engine}: observed against predicted {COMPONENT_LOOKS[name].name} variance at "
+        f"{x.size} points; "
         f"{int(missed.sum())} of {x.size} intervals ({prob:.0%}) leave out the prediction; "
-        f"a right theory expects about {expected:.3g}. "
+        f"a right theory expects about {expected:.3g} on average, and misses come together, for points share students. "
         f"Predicted values run from {x.min():.3g} to {x.max():.3g}, observed ones from {y.min():.3g} to {y.max():.3g}."
     )
     return settle(figure)

@@ -160,9 +160,9 @@ class _Stage:
     def simulate(self, problem: DistillationProblem) -> VarianceComponents:
         """Return the Monte Carlo prediction."""
         run, text = self.study.run, f"simulating {self.study.run.n_simulated} students"
-        self.say(text)
 
         def compute() -> VarianceComponents:
+            self.say(text)
             return predict(
                 problem,
                 engine="monte_carlo",
@@ -187,9 +187,9 @@ class _Stage:
         """Return one observation, with the seeds of its part of the study."""
         count = self.study.run.n_students if n_students is None else n_students
         text = f"training {count} students ({engine}){where}"
-        self.say(text)
 
         def compute() -> VarianceComponents:
+            self.say(text)
             return observe(
                 problem,
                 engine=engine,

@@ -51,7 +51,7 @@ def test_the_identity_spans_the_axes(predicted, observed, artists):
 def test_each_component_can_be_drawn(predicted, observed, component):
     axes = predicted_against_observed(predicted, observed, component=component, unit="K").axes[0]
     assert axes.get_xlabel() == "Predicted variance [K²]"
-    assert axes.get_ylabel() == "Observed variance [K²]"
+    assert axes.get_ylabel() == f"Observed variance, engine {observed.engine} [K²]"
 
 
 def test_other_points_are_refused(problem, observed):

@@ -10,13 +10,18 @@ DOCUMENT = {
     "teacher": {"noise_fraction": 0.5},
     "design": {"n_responses": 3, "strategy": "averaging"},
     "run": {
-        "n_students": 60,
+        "n_students": 120,
         "n_simulated": 1000,
         "sweep_responses": [1, 4],
         "sweep_noise": [0.5, 2.0],
-        "sweep_students": 30,
+        "sweep_students": 60,
     },
 }
+
+
+@pytest.fixture(scope="session")
+def document():
+    return copy.deepcopy(DOCUMENT)
 
 
 @pytest.fixture

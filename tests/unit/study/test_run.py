@@ -7,20 +7,8 @@ from kdstats.study.document import study_figures, write_report
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(document, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    document = {
-        "data": {"dataset": "diabetes", "max_points": 20},
-        "teacher": {"noise_fraction": 0.5},
-        "design": {"n_responses": 3, "strategy": "averaging"},
-        "run": {
-            "n_students": 120,
-            "n_simulated": 1000,
-            "sweep_responses": [1, 4],
-            "sweep_noise": [0.5, 2.0],
-            "sweep_students": 60,
-        },
-    }
     return run_study(Study(document), out=folder), document, folder
 
 
@@ -54,7 +42,9 @@ def test_an_interrupted_study_ends_with_the_same_numbers(finished, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_study(study, out=tmp_path, say=interrupt)
-    resumed = run_study(study, out=tmp_path)
+    told = []
+    resumed = run_study(study, out=tmp_path, say=lambda text, *_: told.append(text))
+    assert not any("(linear)" in text and " at " not in text for text in told)  # taken from the folder, not trained
     assert resumed.reused == ["closed_form", "monte_carlo", "observed_linear"]
     for name, observed in result.observed.items():
         np.testing.assert_array_equal(resumed.observed[name].estimate.to_array(), observed.estimate.to_array())
