@@ -1,12 +1,10 @@
-"""Inverse-variance weighting of two estimates, from known and from estimated variances (results T4, T5 and T8)."""
+"""Weights of two estimates from known variances, bias and covariance, and what estimated ones cost (T4 and T8)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from kdstats.errors import invalid
 from kdstats.linear.label_law import published_weight_moments
@@ -15,15 +13,9 @@ from kdstats.problem.validation import as_count, as_number
 __all__ = [
     "OptimalWeight",
     "estimated_gls_inflation",
-    "graybill_deal_variance",
     "optimal_weight",
     "published_oracle_gain",
 ]
-
-FloatArray = NDArray[np.float64]
-
-#: Points of the trapezoid rule, whose error falls exponentially for this integrand.
-N_POINTS = 4001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,40 +32,6 @@ class OptimalWeight:
 
     weight: float
     mse: float
-
-
-def graybill_deal_variance(v1: float, v2: float, *, n1: int, n2: int) -> float:
-    r"""Return the exact variance of two means weighted by the inverse of their estimated variances (result T5).
-
-    Parameters
-    ----------
-    v1, v2 : float
-        True variances of the two means, greater than 0.
-    n1, n2 : int
-        Observations behind each mean and its variance, at least 2.
-
-    Returns
-    -------
-    float
-        :math:`E[(v_1 + R^2v_2)/(1+R)^2]`, :math:`R = (v_1/v_2)F_{n_1-1,n_2-1}`, by quadrature. Exact for
-        independent Gaussian observations, whose variances are independent of their means.
-
-    Examples
-    --------
-    >>> graybill_deal_variance(1.0, 1.0, n1=4, n2=4) > 0.5  # the best weights from true variances give 0.5
-    True
-    """
-    first = as_number("v1", v1, minimum=0.0, exclusive=True)
-    second = as_number("v2", v2, minimum=0.0, exclusive=True)
-    d1 = as_count("n1", n1, minimum=2, reason="to estimate a variance") - 1
-    d2 = as_count("n2", n2, minimum=2, reason="to estimate a variance") - 1
-    # log(F d1/d2) is the log-odds of a beta variable; its density decays at rates d1/2 and d2/2.
-    spread = np.sqrt(special.polygamma(1, d1 / 2) + special.polygamma(1, d2 / 2))
-    centre = np.log(d1 / d2)
-    odds = np.linspace(centre - 12 * spread - 90 / d1, centre + 12 * spread + 90 / d2, N_POINTS)
-    density = np.exp(d1 / 2 * odds - (d1 + d2) / 2 * np.logaddexp(0.0, odds) - special.betaln(d1 / 2, d2 / 2))
-    share = special.expit(-(odds + np.log(first) - np.log(second) + np.log(d2 / d1)))
-    return float(((share**2 * first + (1.0 - share) ** 2 * second) * density).sum() * (odds[1] - odds[0]))
 
 
 def optimal_weight(
