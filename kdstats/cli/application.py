@@ -25,6 +25,16 @@ __all__ = ["application", "run"]
 
 EXIT = {"agree": 0, "disagree": 1, "undecided": 4}
 BAD_DATA, INTERRUPTED = 2, 130
+CSV_FLAGS = (
+    "target",
+    "teacher_mean",
+    "noise_variance",
+    "features",
+    "n_responses",
+    "strategy",
+    "penalty",
+    "test_fraction",
+)
 
 
 class InterruptedByUserError(Exception):
@@ -54,6 +64,10 @@ Csv = Annotated[Path | None, typer.Option("--csv", help="Your own table, in plac
 Target = Annotated[str | None, typer.Option(help="Column of true values, with --csv.")]
 TeacherMean = Annotated[str | None, typer.Option(help="Column of the teacher's mean answers, with --csv.")]
 Noise = Annotated[str | None, typer.Option(help="Variance of one response: a column or a number, with --csv.")]
+Features = Annotated[
+    list[str] | None,
+    typer.Option("--features", help="Input column, with --csv; repeat. Default: every column without a role."),
+]
 Responses = Annotated[int | None, typer.Option("--n-responses", "-k", help="Responses per input, with --csv.")]
 Strategy = Annotated[str | None, typer.Option(help="single, averaging or multi_response, with --csv.")]
 Penalty = Annotated[float | None, typer.Option(help="Ridge penalty, with --csv.")]
@@ -115,6 +129,7 @@ def predict(
     target: Target = None,
     teacher_mean: TeacherMean = None,
     noise_variance: Noise = None,
+    features: Features = None,
     n_responses: Responses = None,
     strategy: Strategy = None,
     penalty: Penalty = None,
@@ -153,6 +168,7 @@ def observe(
     target: Target = None,
     teacher_mean: TeacherMean = None,
     noise_variance: Noise = None,
+    features: Features = None,
     n_responses: Responses = None,
     strategy: Strategy = None,
     penalty: Penalty = None,
@@ -262,16 +278,21 @@ def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:
 
     if (study is None) == (csv is None):
         raise invalid("STUDY", "be given, or --csv in its place (and not both)", "both" if study else "neither")
-    names = ("target", "teacher_mean", "noise_variance", "n_responses", "strategy", "penalty", "test_fraction")
-    given = {name: flags[name] for name in names if flags[name] is not None}
+    given = {name: flags[name] for name in CSV_FLAGS if flags[name] is not None}
     if study is not None:
         if given:
             raise invalid(
-                f"--{next(iter(given)).replace('_', '-')}", "go with --csv, not with a study file", str(study)
+                f"--{next(iter(given)).replace('_', '-')}",
+                "go with --csv, not with a study file",
+                str(study),
             )
         return Study.from_toml(study)
     assert csv is not None
-    return study_of_csv(csv, **given)
+    loaded = study_of_csv(csv, **given)
+    if "features" not in given:
+        names = ", ".join(loaded.setting().problem.teacher.feature_names or ())
+        typer.echo(f"kdstats: inputs: {names} (every column without a role; choose with --features)", err=True)
+    return loaded
 
 
 def _prepare(out: Path | None) -> None:

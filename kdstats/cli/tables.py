@@ -14,7 +14,7 @@ __all__ = ["read_long_table", "study_of_csv"]
 def study_of_csv(path: Path, *, noise_variance: str | None = None, **flags: Any) -> Study:
     """Return the study that a CSV file and the flags beside it pose."""
     data: dict[str, Any] = {"csv": str(path)}
-    data |= {name: flags[name] for name in ("target", "teacher_mean", "test_fraction") if name in flags}
+    data |= {name: flags[name] for name in ("target", "teacher_mean", "features", "test_fraction") if name in flags}
     teacher = {}
     if noise_variance is not None:
         try:

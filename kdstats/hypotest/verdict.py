@@ -175,7 +175,8 @@ def compare(
     tests of the average reject at alpha.
 
     * **agree**: equivalence is shown, and no point lies beyond the margin significantly. If
-      equality is rejected as well, the difference is real but smaller than the margin; the reason says so.
+      equality is rejected as well, the difference, if it is no false alarm of level alpha, is smaller than the
+      margin; the reason says so.
     * **disagree**: equality is rejected and equivalence is not shown, or some point, or the average, lies
       beyond the margin significantly.
     * **undecided**: neither; ``n_students_needed`` is the number of students beyond which the average
@@ -295,7 +296,7 @@ def _judge(facts: _Facts, *, degenerate: bool) -> tuple[str, str]:
         return "disagree", f"{beyond} lies beyond the margin {facts.margin:g}"
     if facts.equivalent:
         shown = f"the ratio of average variances lies within the margin {facts.margin:g}"
-        found = f"; equality is rejected by {_words(rejecting)}, so a smaller difference is real" if rejecting else ""
+        found = f"; equality is rejected by {_words(rejecting)}: a difference, if real, is smaller" if rejecting else ""
         return "agree", shown + found
     if rejecting:
         return "disagree", f"equality is rejected by {_words(rejecting)}, and equivalence is not shown"

@@ -65,7 +65,7 @@ def draw_panels(
     shown = [name for name in COMPONENT_LOOKS if any(_nonzero(s, name) for s in (*curves.values(), *points.values()))]
     xs, ys = _extent(curves, points, shown)
     log_y = _can_log(curves, shown) and (what.log is True or wants_log(_positive(curves, shown)))
-    log_x = what.log is True or wants_log(xs)
+    log_x = what.log is True or wants_log(xs) or (log_y and min(xs) > 0)  # a power of x is then a straight line
     other = next((dim for dim in grid_dims(predicted) if dim != what.dim), "")
     hidden = 0
     for place, (axes, (label, curve)) in enumerate(zip(grid.flat, curves.items(), strict=False)):

@@ -104,11 +104,11 @@ def as_number(
 ) -> float:
     """Return a finite float within bounds (``exclusive`` shuts out the bounds themselves)."""
     if isinstance(value, (bool, np.bool_)):
-        raise invalid(name, "be a number", value)
+        raise invalid(name, "be a number", _literal(value))
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if not isinstance(value, (int, float, np.integer, np.floating)):
-        raise invalid(name, "be a number", value)
+        raise invalid(name, "be a number", _literal(value))
     try:
         number = float(value)
     except OverflowError:
@@ -131,7 +131,7 @@ def as_count(name: str, value: Any, *, minimum: int = 1, reason: str = "") -> in
     """Return an integer of at least ``minimum``; floats, booleans and strings are refused."""
     why = f" {reason}" if reason else ""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise invalid(name, f"be an integer of at least {minimum}{why}", value)
+        raise invalid(name, f"be an integer of at least {minimum}{why}", _literal(value))
     if value < minimum:
         raise invalid(name, f"be at least {minimum}{why}", int(value))
     return int(value)
@@ -140,7 +140,7 @@ def as_count(name: str, value: Any, *, minimum: int = 1, reason: str = "") -> in
 def as_flag(name: str, value: Any) -> bool:
     """Return a bool; truthy values of other types are refused."""
     if not isinstance(value, (bool, np.bool_)):
-        raise invalid(name, "be True or False", value)
+        raise invalid(name, "be True or False", _literal(value))
     return bool(value)
 
 
@@ -148,7 +148,7 @@ def as_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return one of the allowed names."""
     allowed = tuple(choices)
     if not isinstance(value, str) or value not in allowed:
-        raise invalid(name, f"be one of {', '.join(allowed)}", value)
+        raise invalid(name, f"be one of {', '.join(allowed)}", _literal(value))
     return value
 
 
@@ -189,6 +189,11 @@ def as_labels(name: str, value: Any, size: int) -> tuple[Any, ...]:
         twice = next(label for label in labels if labels.count(label) > 1)
         raise invalid(name, "be unique", f"{twice!r} more than once")
     return labels
+
+
+def _literal(value: Any) -> str:
+    """Show a value as it would be typed: a string in quotes, so that "5" is not taken for 5."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _label(item: Any) -> Any:

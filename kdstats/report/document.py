@@ -41,6 +41,8 @@ class Report:
         Verdicts by the names of ``engines``.
     figures : sequence of Figure or Illustration, or mapping from title to Figure
         See :func:`kdstats.report.drawing.as_illustrations`.
+    facts : mapping of str to str, optional
+        What else a reader needs to repeat the page, shown beside the provenance of the numbers.
     problem : DistillationProblem, optional
         Its text and fingerprint go on the page.
     unit : str, optional
@@ -64,6 +66,7 @@ class Report:
     engines: Mapping[str, VarianceComponents] = field(default_factory=dict)
     comparisons: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[Illustration, ...] | Mapping[str, Any] | Sequence[Any] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     problem: Any = None
     unit: str | None = None
     prob: float = 0.95
@@ -93,6 +96,7 @@ def write_report(
     engines: Mapping[str, VarianceComponents] | None = None,
     comparisons: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | Sequence[Any] = (),
+    facts: Mapping[str, str] | None = None,
     problem: Any = None,
     unit: str | None = None,
     prob: float = 0.95,
@@ -104,7 +108,7 @@ def write_report(
     ----------
     path : str or Path
         File to write; its folder is made where it does not exist.
-    title, predicted, observed, comparison, engines, comparisons, figures, problem, unit, prob, created
+    title, predicted, observed, comparison, engines, comparisons, figures, facts, problem, unit, prob, created
         See :class:`Report`.
 
     Returns
@@ -125,6 +129,7 @@ def write_report(
         engines=engines or {},
         comparisons=comparisons or {},
         figures=figures,
+        facts=facts or {},
         problem=problem,
         unit=unit,
         prob=prob,
@@ -155,14 +160,14 @@ def render_report(report: Report) -> str:
     assert report.created is not None
     return environment.get_template("report.html.j2").render(
         title=report.title,
-        verdict=word_verdict(report.comparison),
+        verdict=word_verdict(report.comparison, report.comparisons),
         notes=notes(report.predicted, report.observed),
         averages=average_table(report.predicted, report.observed, unit=unit, prob=report.prob),
         engines=engine_table(report.engines, report.comparisons, unit=unit),
         points=point_table(report.predicted, report.observed, unit=unit, prob=report.prob),
         tests=None if report.comparison is None else table_of_tests(report.comparison),
         tests_text=None if report.comparison is None else str(report.comparison.summary()),
-        provenance=provenance_table(report.predicted, report.observed, facts=_facts(report.problem)),
+        provenance=provenance_table(report.predicted, report.observed, facts=_facts(report)),
         figures=drawings,
         problem_text=_problem_text(report.problem),
         coverage=percent(report.prob),
@@ -170,8 +175,11 @@ def render_report(report: Report) -> str:
     )
 
 
-def _facts(problem: Any) -> dict[str, str]:
-    return {} if problem is None else {"SHA-256 of the problem below": str(problem.fingerprint())}
+def _facts(report: Report) -> dict[str, str]:
+    found = dict(report.facts)
+    if report.problem is not None:
+        found["SHA-256 of the problem below"] = str(report.problem.fingerprint())
+    return found
 
 
 def _problem_text(problem: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +42,16 @@ class Wording:
     caveats: tuple[str, ...] = ()
 
 
-def word_verdict(comparison: Any) -> Wording:
-    """Return the verdict of a comparison in words.
+def word_verdict(comparison: Any, comparisons: Mapping[str, Any] | None = None) -> Wording:
+    """Return the verdict of a comparison in words, and in a sentence each those on other students.
 
     Parameters
     ----------
     comparison : Comparison or None
         With ``verdict`` and ``n_students_needed``; ``reason``, ``ratio``, ``ratio_interval``, ``n_students``,
         ``component``, ``confidence_level`` and ``notes`` are used where it has them.
+    comparisons : mapping of str to Comparison, optional
+        Every verdict of the study by the engine whose students it is about.
     """
     kind = "none" if comparison is None else str(comparison.verdict)
     if kind not in HEADLINES:
@@ -61,6 +64,11 @@ def word_verdict(comparison: Any) -> Wording:
         sentences.append(_ratio(comparison))
     if kind == "undecided":
         sentences.append(_needed(comparison))
+    others = {} if comparisons is None else comparisons
+    if len(others) > 1:
+        decisive = [name for name, each in others.items() if each is comparison]
+        sentences += [f"This is about the students of engine {name}." for name in decisive]
+        sentences += [_other(name, each) for name, each in others.items() if each is not comparison]
     caveats = tuple(f"Note: {note}." for note in getattr(comparison, "notes", ()))
     return Wording(kind=kind, headline=HEADLINES[kind], sentences=tuple(sentences), caveats=caveats)
 
@@ -94,6 +102,11 @@ def _ratio(comparison: Any) -> str:
     bounds = getattr(comparison, "ratio_interval", None)
     within = "" if bounds is None else f" ({_level(comparison)}interval {interval(*bounds)})"
     return f"The observed average {name} is {number(comparison.ratio)} times the predicted one{within}."
+
+
+def _other(name: str, comparison: Any) -> str:
+    within = "" if comparison.ratio_interval is None else f" ({interval(*comparison.ratio_interval)})"
+    return f"Students of engine {name}: {comparison.verdict}, ratio {number(comparison.ratio)}{within}."
 
 
 def _level(comparison: Any) -> str:

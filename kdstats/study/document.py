@@ -29,6 +29,7 @@ def write_report(result: StudyResult, path: Path) -> Path:
         engines={name: components for name, components in named.items() if components is not None},
         comparisons=result.comparisons,
         figures=study_figures(result),
+        facts={"Seed of the study": f"{result.study.run.seed}; each part's own seed, above, derives from it"},
         problem=result.problem,
         unit=result.setting.unit or None,
         prob=result.study.run.confidence_level,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -316,12 +318,36 @@ def _standardized(X: FloatArray, train: NDArray[np.int64]) -> FloatArray:
     return np.asarray(np.where(constant, X, (X - X[train].mean(axis=0)) / spread))
 
 
+def _nearest(place: Sequence[str]) -> str:
+    """Name the key of the same table that is spelled most alike, or all of them."""
+    *tables, key = place
+    known = _keys(tables)
+    alike = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {alike[0]!r}?" if alike else f" (there are {', '.join(known)})"
+
+
+def _keys(tables: Sequence[str]) -> list[str]:
+    """Return the keys of a table of the file, by its path; of the file itself for the empty path."""
+    model: Any = {
+        (): _Document,
+        ("data",): DataTable,
+        ("teacher",): TeacherTable,
+        ("student", "linear"): LinearTable,
+        ("student", "linear", "training"): TrainingTable,
+        ("student", "network"): NetworkTable,
+        ("design",): DesignTable,
+        ("run",): RunTable,
+    }[tuple(tables)]
+    return list(model.model_fields)
+
+
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
     first, *others = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"] if part not in ("linear", "network")) or "study"
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"
+        text += _nearest([str(part) for part in first["loc"]])
     elif first["type"] == "missing":
         text = f"`{path}` must be given; got nothing"
     else:

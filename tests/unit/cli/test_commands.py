@@ -114,6 +114,17 @@ def test_csv_in_place_of_a_study_file(tmp_path):
     )
     assert result.returncode == 0
     assert len(json.loads(result.stdout)["points"]) == 10
+    assert "kdstats: inputs: x (every column without a role; choose with --features)" in result.stderr
+
+
+def test_input_columns_of_a_csv_can_be_chosen(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("x,id,m\n" + "\n".join(f"{i % 4},{i},{2 * i}" for i in range(10)))
+    flags = ["--teacher-mean", "m", "--noise-variance", 1, "--test-fraction", 0, "--json"]
+    every = json.loads(run("predict", "--csv", table, *flags).stdout)
+    chosen = json.loads(run("predict", "--csv", table, "--features", "x", *flags).stdout)
+    assert every["average"]["inter_student"]["estimate"] == pytest.approx(0.3)  # p / n, with the intercept
+    assert chosen["average"]["inter_student"]["estimate"] == pytest.approx(0.2)
 
 
 def test_own_predictions_are_decomposed(tmp_path):

@@ -67,7 +67,7 @@ def test_adjusted_pvalues_keep_their_shape_and_match_holm_by_hand():
 
 
 def test_unknown_multiplicity_is_named():
-    with pytest.raises(ProblemError, match=r"`multiplicity` must be one of holm, .*; got none"):
+    with pytest.raises(ProblemError, match=r"`multiplicity` must be one of holm, .*; got 'none'"):
         adjust_pvalues([0.1, 0.2], method="none")
 
 

@@ -116,7 +116,7 @@ ARRAYS = [
     (teacher(response_correlation=1.1), "`response_correlation` must be at most 1; got 1.1"),
     (teacher(response_correlation=-1.1), "`response_correlation` must be at least -1; got -1.1"),
     (teacher(response_correlation=np.nan), "`response_correlation` must be finite; got nan"),
-    (teacher(response_correlation="0.1"), "`response_correlation` must be a number; got 0.1"),
+    (teacher(response_correlation="0.1"), "`response_correlation` must be a number; got '0.1'"),
     (teacher(response_correlation=[0.1]), "`response_correlation` must be a number; got [0.1]"),
     (teacher(response_correlation=True), "`response_correlation` must be a number; got True"),
     (teacher(input_correlation=-0.21), "`input_correlation` must be within [-1/(n-1), 1] = [-0.2, 1]; got -0.21"),
@@ -132,13 +132,13 @@ STUDENTS = [
     (student(penalty=None), "`penalty` must be a number; got None"),
     (student(penalty=10**400), "`penalty` must be a number of double precision; got an integer beyond 1.8e308"),
     (student(fit_intercept=1), "`fit_intercept` must be True or False; got 1"),
-    (student(minimum_norm="yes"), "`minimum_norm` must be True or False; got yes"),
+    (student(minimum_norm="yes"), "`minimum_norm` must be True or False; got 'yes'"),
     (student(minimum_norm=True, penalty=1.0), "`minimum_norm` must be False with a penalty or gradient steps"),
-    (student(residual_variance="biased"), "`residual_variance` must be one of unbiased, mle; got biased"),
+    (student(residual_variance="biased"), "`residual_variance` must be one of unbiased, mle; got 'biased'"),
     (student(weights=np.zeros(N)), "`weights` must be greater than 0; got 0 at index 0"),
     (student(weights=-MEAN - 1), "`weights` must be greater than 0; got -6 at index 5"),
     (student(weights=MEAN[:, None] + 1), "`weights` must have 1 dimension; got shape (6, 1)"),
-    (student(weights="guessed"), "`weights` must be one of estimated; got guessed"),
+    (student(weights="guessed"), "`weights` must be one of estimated; got 'guessed'"),
     (
         student(weights=np.ones(N), covariance=np.eye(N)),
         "`weights` must not be given together with `covariance`; got both",
@@ -147,7 +147,7 @@ STUDENTS = [
     (student(covariance=INDEFINITE), "`covariance` must be positive semi-definite; got smallest eigenvalue -1"),
     (student(covariance=np.diag([1.0, 0.0])), "`covariance` must be positive definite; got smallest eigenvalue 0"),
     (student(covariance=np.ones((2, 3))), "`covariance` must have shape (2, 2); got shape (2, 3)"),
-    (student(covariance="student"), "`covariance` must be one of teacher; got student"),
+    (student(covariance="student"), "`covariance` must be one of teacher; got 'student'"),
     (student(training="sgd"), "`training` must be a GradientDescent or None; got sgd"),
     (
         student(training=kd.GradientDescent(n_steps=1, learning_rate=0.1), weights="estimated"),
@@ -162,8 +162,8 @@ STUDENTS = [
     (network(hidden=16), "`hidden` must be a tuple of layer widths; got 16"),
     (network(hidden=(0,)), "`hidden` must be at least 1; got 0"),
     (network(hidden=(1.5,)), "`hidden` must be an integer of at least 1; got 1.5"),
-    (network(activation="gelu"), "`activation` must be one of relu, tanh; got gelu"),
-    (network(optimizer="lbfgs"), "`optimizer` must be one of adam, sgd; got lbfgs"),
+    (network(activation="gelu"), "`activation` must be one of relu, tanh; got 'gelu'"),
+    (network(optimizer="lbfgs"), "`optimizer` must be one of adam, sgd; got 'lbfgs'"),
     (network(learning_rate=0), "`learning_rate` must be greater than 0; got 0"),
     (network(epochs=True), "`epochs` must be an integer of at least 1; got True"),
 ]
@@ -173,7 +173,7 @@ DESIGNS = [
     (design(n_responses=2.5), "`n_responses` must be an integer of at least 1; got 2.5"),
     (design(n_responses=2.0), "`n_responses` must be an integer of at least 1; got 2.0"),
     (design(n_responses=True), "`n_responses` must be an integer of at least 1; got True"),
-    (design(n_responses="3"), "`n_responses` must be an integer of at least 1; got 3"),
+    (design(n_responses="3"), "`n_responses` must be an integer of at least 1; got '3'"),
     (design(n_responses=None), "`n_responses` must be an integer of at least 1; got None"),
     (
         design(n_responses=2, strategy="single"),
@@ -181,7 +181,7 @@ DESIGNS = [
     ),
     (
         design(strategy="mean"),
-        "`strategy` must be one of single, averaging, multi_response, variance_weighting; got mean",
+        "`strategy` must be one of single, averaging, multi_response, variance_weighting; got 'mean'",
     ),
     (design(strategy=3), "`strategy` must be one of single, averaging, multi_response, variance_weighting; got 3"),
     (design(X[:, 0]), "`X_query` must have 2 dimensions; got shape (6,)"),
@@ -230,7 +230,7 @@ DESIGNS = [
         ),
         "`n_responses` must be at least 2 to estimate a response variance for the weight (it is 0 with one response); got 1",  # noqa: E501
     ),
-    (weighting(student_estimate="truth"), "`student_estimate` must be one of pilot, teacher_mean; got truth"),
+    (weighting(student_estimate="truth"), "`student_estimate` must be one of pilot, teacher_mean; got 'truth'"),
     (weighting(student_estimate=X), "`student_estimate` must have 1 dimension; got shape (6, 2)"),
     (
         weighting(student_variance=1.0),
@@ -246,7 +246,7 @@ DESIGNS = [
         "`student_variance` must be positive semi-definite",
     ),
     (weighting(weight=1.5), "`weight` must be within [0, 1]; got 1.5 to 1.5"),
-    (weighting(weight="guess"), "`weight` must be one of known, pooled, per_input, shrunken, estimated; got guess"),
+    (weighting(weight="guess"), "`weight` must be one of known, pooled, per_input, shrunken, estimated; got 'guess'"),
     (
         weighting(weight="estimated"),
         "`weight` must be 'known', 'pooled', 'per_input', 'shrunken' or numbers unless `student_estimate` is "
@@ -256,7 +256,7 @@ DESIGNS = [
         weighting(student_estimate="teacher_mean", weight="pooled"),
         "`weight` must be 'known', 'estimated' or numbers with the oracle 'teacher_mean'; got pooled",
     ),
-    (weighting(weight="pooled", student_error="guess"), "`student_error` must be one of estimated, known; got guess"),
+    (weighting(weight="pooled", student_error="guess"), "`student_error` must be one of estimated, known; got 'guess'"),
     (
         weighting(student_error="known"),
         "`student_error` must be left out unless weight is one of pooled, per_input, shrunken; got 'known'",

@@ -34,6 +34,15 @@ def test_disagreement_is_said(problem, observed):
     assert any(wrong.reason in sentence for sentence in words.sentences)
 
 
+def test_the_verdict_says_whose_students_it_is_about(problem, predicted, observed):
+    few = compare(predicted, observe(problem, n_students=4, rng=1))
+    several = {"linear": compare(predicted, observed), "networks": few}
+    said = " ".join(word_verdict(few, several).sentences)
+    assert "This is about the students of engine networks." in said
+    assert "Students of engine linear: agree, ratio" in said
+    assert "engine" not in " ".join(word_verdict(few, {"networks": few}).sentences)
+
+
 def test_undecided_says_how_many_students_would_decide(problem, predicted):
     few = compare(predicted, observe(problem, n_students=4, rng=1))
     assert few.verdict == "undecided"

@@ -46,8 +46,9 @@ def test_csv_is_found_beside_the_study_file(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("run.n_student", 5, "`run.n_student` must be a known key; got 'n_student'"),
-        ("colour", "red", "`colour` must be a known key"),
+        ("run.n_student", 5, "got 'n_student', which is none; did you mean 'n_students'"),
+        ("colour", "red", "`colour` must be a known key; got 'colour', which is none .there are title, data"),
+        ("student.neurons", 4, "`student.neurons` must be a known key; .* .there are kind, penalty"),
         ("run.n_students", 1, "`run.n_students`: input should be greater than or equal to 2; got 1"),
         ("run.n_students", 2.5, "`run.n_students`: .* integer; got 2.5"),
         ("run.seed", -1, "`run.seed`"),
