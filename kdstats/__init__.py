@@ -27,6 +27,7 @@ _HOMES = {
     "StudentT": "kdstats.sampling",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
+    "WeightingGains": "kdstats.prediction.weighting",
     "compare": "kdstats.hypotest",
     "covariance_test": "kdstats.hypotest",
     "equality_test": "kdstats.hypotest",
@@ -40,6 +41,7 @@ _HOMES = {
     "predict_grid": "kdstats.prediction.closed_form",
     "rate_test": "kdstats.hypotest",
     "student_mse": "kdstats.hypotest",
+    "weighting_gains": "kdstats.prediction.weighting",
 }
 _MODULES = {"catalog": "kdstats.problem.catalog", "errors": "kdstats.errors"}
 
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     )
     from kdstats.observation.table import decompose as decompose
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
+    from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains
     from kdstats.problem import (
         Design as Design,
         DistillationProblem as DistillationProblem,

@@ -76,6 +76,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int | None, typer.Option(help="Seed; overrides the study's.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; an interrupted run is resumed from it.")]
 Students = Annotated[int | None, typer.Option(help="Number of students; overrides the study's.")]
+WeightingGains = Annotated[
+    bool, typer.Option("--weighting-gains", help="Predict what weighting by variances gains or loses instead.")
+]
 EngineName = Annotated[str | None, typer.Option("--engine", help="Engine; overrides the default.")]
 
 
@@ -136,6 +139,7 @@ def predict(
     test_fraction: TestFraction = None,
     engine: EngineName = None,
     n_students: Students = None,
+    weighting_gains: WeightingGains = False,
     seed: Seed = None,
     out: Out = None,
     as_json: Json = False,
@@ -144,6 +148,9 @@ def predict(
     from kdstats.engine import predict as predict_components
 
     loaded = _load(study, csv, locals()).with_run(seed=seed)
+    if weighting_gains:
+        _weighting_gains(loaded, engine=engine, n_students=n_students, out=out, as_json=as_json)
+        return
     options: dict[str, Any] = {"engine": engine}
     if engine == "monte_carlo":
         options |= {"n_students": loaded.run.n_simulated if n_students is None else n_students, "rng": loaded.run.seed}
@@ -270,6 +277,32 @@ def _study(study: Any, *, out: Path, seed: int | None, as_json: bool) -> None:
         place = write_report(result, out / "report.html")
     typer.echo(json.dumps(study_json(result, place), indent=1) if as_json else study_text(result, place))
     raise typer.Exit(EXIT[result.verdict] if result.comparisons else 0)
+
+
+def _weighting_gains(
+    loaded: Any, *, engine: str | None, n_students: int | None, out: Path | None, as_json: bool
+) -> None:
+    from kdstats.files import write_atomically
+    from kdstats.prediction.weighting import weighting_gains
+
+    if engine is not None:
+        raise invalid("--engine", "be left out with --weighting-gains", engine)
+    given: dict[str, Any] = {} if n_students is None else {"n_students": n_students}
+    setting = loaded.setting()
+    _prepare(out)
+    text = "weighting"
+    with _progress(text) as say:
+        gains = weighting_gains(
+            setting.problem,
+            rng=loaded.run.seed,
+            noise_law=loaded.run.noise_law,
+            progress=partial(say, text),
+            **given,
+        )
+    if out is not None:
+        write_atomically(out / "weighting_gains.json", json.dumps(gains.to_dict(), indent=1), parameter="out")
+        typer.echo(f"wrote {out / 'weighting_gains.json'}", err=True)
+    typer.echo(json.dumps(gains.to_dict(), indent=1) if as_json else gains.summary())
 
 
 def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:

@@ -1,7 +1,8 @@
 r"""Variances of responses as a student can estimate them: pooled over inputs, input by input, or in between.
 
-Shrinkage is that of Smyth (2004, "Linear models and empirical Bayes methods for assessing
-differential expression", Statistical Applications in Genetics and Molecular Biology 3(1)): with
+Shrinkage is that of Smyth (2004, "Linear models and empirical Bayes methods for assessing differential
+expression in microarray experiments", Statistical Applications in Genetics and Molecular Biology 3(1),
+article 3; the variances of limma): with
 :math:`s_i^2 \sim \sigma_i^2\chi^2_d/d` and :math:`1/\sigma_i^2 \sim \chi^2_{d_0}/(d_0 s_0^2)`, the mean of
 :math:`1/\sigma_i^2` given :math:`s_i^2` is the inverse of
 

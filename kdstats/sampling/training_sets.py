@@ -30,7 +30,9 @@ __all__ = [
     "draw_counts",
     "draw_responses",
     "draw_training_block",
+    "estimated_weight",
     "initial_coefficients",
+    "oracle_labels",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -161,6 +163,36 @@ def initial_coefficients(
     return np.asarray(student.training.initialization_sd * draws)
 
 
+def oracle_labels(problem: DistillationProblem, responses: FloatArray) -> FloatArray:
+    """Mix mean responses (BLOCK, n, 1) with the noiseless teacher mean by the published weight."""
+    true = problem.teacher.variances[:, None]
+    empirical = responses.var(axis=1)
+    alpha = np.divide(true, empirical + true, out=np.ones_like(empirical), where=true > 0)
+    return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * problem.teacher.mean_by_output)
+
+
+def estimated_weight(
+    problem: DistillationProblem, responses: FloatArray, mean: FloatArray, own: FloatArray, smoother: Smoother
+) -> FloatArray:
+    """Weights (BLOCK, n, 1) of mean responses (BLOCK, n, 1), from variances that the students estimate."""
+    weighting, k = problem.design.weighting, problem.design.n_responses
+    assert weighting is not None
+    assert weighting.variance_estimate is not None
+    first = pilot_split(k)[0] if weighting.uses_pilot else 0
+    parts = (responses[:, :first], responses[:, first:]) if first else (responses,)
+    squares = sum((((part - part.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) for part in parts), np.zeros(1))
+    variances = response_variances(
+        squares[..., 0], weighting.variance_degrees_of_freedom(k), estimate=weighting.variance_estimate
+    )[..., None] / (k - first)
+    covariance: FloatArray = np.zeros(1)
+    if weighting.student_error == "known":
+        error, covariance = (part[:, None] for part in own_estimate_error(problem, weighting, smoother))
+    else:
+        error = np.maximum(((own - mean) ** 2 - variances).mean(axis=1, keepdims=True), 0.0)
+    gain, whole = error - covariance, variances + error - 2.0 * covariance
+    return np.clip(np.divide(gain, whole, out=np.ones_like(variances), where=whole > 0), 0.0, 1.0)
+
+
 def _scale(noise: FloatArray, root: FloatArray) -> FloatArray:
     """Multiply noise of shape (..., n, q) by standard deviations or a root over the inputs."""
     if root.ndim == 2:
@@ -181,14 +213,11 @@ def _fitted(
 def _mix(
     problem: DistillationProblem, seeds: Seeds, block: int, responses: FloatArray, smoother: Smoother | None
 ) -> FloatArray:
-    weighting, teacher = problem.design.weighting, problem.teacher
+    weighting = problem.design.weighting
     assert weighting is not None
     assert smoother is not None
     if weighting.weight_is_estimated:
-        empirical = responses.var(axis=1)
-        true = teacher.variances[:, None]
-        alpha = np.divide(true, empirical + true, out=np.ones_like(empirical), where=true > 0)
-        return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * teacher.mean_by_output)
+        return oracle_labels(problem, responses)
     averaged = responses
     if weighting.uses_pilot:
         first, _ = pilot_split(problem.design.n_responses)
@@ -200,30 +229,8 @@ def _mix(
     if weighting.variance_estimate is None:
         alpha = mixing_weight(problem, weighting, smoother)[:, None]
     else:
-        alpha = _estimated_weight(problem, responses, mean, own, smoother)
+        alpha = estimated_weight(problem, responses, mean, own, smoother)
     return np.asarray(alpha * mean + (1.0 - alpha) * own)
-
-
-def _estimated_weight(
-    problem: DistillationProblem, responses: FloatArray, mean: FloatArray, own: FloatArray, smoother: Smoother
-) -> FloatArray:
-    """Weights (BLOCK, n, 1) of mean responses (BLOCK, n, 1), from variances that the students estimate."""
-    weighting, k = problem.design.weighting, problem.design.n_responses
-    assert weighting is not None
-    assert weighting.variance_estimate is not None
-    first = pilot_split(k)[0] if weighting.uses_pilot else 0
-    parts = (responses[:, :first], responses[:, first:]) if first else (responses,)
-    squares = sum((((part - part.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) for part in parts), np.zeros(1))
-    variances = response_variances(
-        squares[..., 0], weighting.variance_degrees_of_freedom(k), estimate=weighting.variance_estimate
-    )[..., None] / (k - first)
-    covariance: FloatArray = np.zeros(1)
-    if weighting.student_error == "known":
-        error, covariance = (part[:, None] for part in own_estimate_error(problem, weighting, smoother))
-    else:
-        error = np.maximum(((own - mean) ** 2 - variances).mean(axis=1, keepdims=True), 0.0)
-    gain, whole = error - covariance, variances + error - 2.0 * covariance
-    return np.clip(np.divide(gain, whole, out=np.ones_like(variances), where=whole > 0), 0.0, 1.0)
 
 
 def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> FloatArray:

@@ -224,3 +224,21 @@ def test_interruption_keeps_finished_parts_and_says_how_to_go_on(study, tmp_path
     assert f"go on with: kdstats report {study} --out {out}" in result.stderr
     assert (out / "closed_form.nc").exists()
     assert "Traceback" not in result.stderr
+
+
+def test_weighting_gains_and_their_refusals(study, tmp_path):
+    text = run("predict", study, "--weighting-gains", "--n-students", 64)
+    assert text.returncode == 0
+    assert "undefined at k=2" in text.stdout
+    assert "infinite variance: per-input with k<=5" in text.stdout
+    out = tmp_path / "out"
+    printed = run("predict", study, "--weighting-gains", "--n-students", 64, "--json", "--out", out)
+    gains = json.loads(printed.stdout)
+    assert gains == json.loads((out / "weighting_gains.json").read_text())
+    assert gains["estimators"]["same_estimated"]["effect"] == "none"
+    again = json.loads(run("predict", study, "--weighting-gains", "--n-students", 64, "--json", "--seed", 9).stdout)
+    shrunken = [found["estimators"]["inputs_shrunken"]["error"] for found in (gains, again)]
+    assert shrunken[0] != shrunken[1]
+    refused = run("predict", study, "--weighting-gains", "--engine", "monte_carlo")
+    assert refused.returncode == 2
+    assert "`--engine` must be left out with --weighting-gains" in refused.stderr
