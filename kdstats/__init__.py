@@ -24,6 +24,8 @@ _HOMES = {
     "LinearStudent": "kdstats.problem",
     "NetworkStudent": "kdstats.problem",
     "Seeds": "kdstats.streams",
+    "SequentialRatioTest": "kdstats.hypotest",
+    "SequentialTest": "kdstats.hypotest",
     "StudentT": "kdstats.sampling",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
@@ -40,6 +42,8 @@ _HOMES = {
     "predict": "kdstats.engine",
     "predict_grid": "kdstats.prediction.closed_form",
     "rate_test": "kdstats.hypotest",
+    "sequential_ratio_test": "kdstats.hypotest",
+    "sequential_test": "kdstats.hypotest",
     "student_mse": "kdstats.hypotest",
     "weighting_gains": "kdstats.prediction.weighting",
 }
@@ -53,12 +57,16 @@ if TYPE_CHECKING:
     from kdstats.components.result import VarianceComponents as VarianceComponents
     from kdstats.engine import observe as observe, predict as predict
     from kdstats.hypotest import (
+        SequentialRatioTest as SequentialRatioTest,
+        SequentialTest as SequentialTest,
         compare as compare,
         covariance_test as covariance_test,
         equality_test as equality_test,
         equivalence_test as equivalence_test,
         mse_test as mse_test,
         rate_test as rate_test,
+        sequential_ratio_test as sequential_ratio_test,
+        sequential_test as sequential_test,
         student_mse as student_mse,
     )
     from kdstats.observation.table import decompose as decompose

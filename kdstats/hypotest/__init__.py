@@ -18,6 +18,8 @@ from kdstats.hypotest.power import (
 )
 from kdstats.hypotest.rate import FloorResult, RateResult, rate_test
 from kdstats.hypotest.ratio_law import ConfidenceInterval
+from kdstats.hypotest.sequential import SequentialResult, SequentialTest, sequential_test
+from kdstats.hypotest.sequential_ratio import SequentialRatioTest, sequential_ratio_test
 from kdstats.hypotest.verdict import Comparison, compare
 
 __all__ = [
@@ -30,6 +32,9 @@ __all__ = [
     "MseResult",
     "PointwiseResult",
     "RateResult",
+    "SequentialRatioTest",
+    "SequentialResult",
+    "SequentialTest",
     "adjust_pvalues",
     "compare",
     "covariance_test",
@@ -42,6 +47,8 @@ __all__ = [
     "mse_test",
     "pointwise_test",
     "rate_test",
+    "sequential_ratio_test",
+    "sequential_test",
     "student_mse",
     "students_for_equality",
     "students_for_equivalence",
