@@ -189,7 +189,4 @@ def _controlled(values: FloatArray, control: FloatArray, expectation: float) -> 
         spread = a - a.mean()
         beta = spread @ (y - y.mean()) / (spread @ spread)
         adjusted[half] = values[half] - beta * (control[half] - expectation)
-    return (
-        float(adjusted.mean()) / expectation,
-        float(adjusted.std(ddof=1)) / np.sqrt(len(values)) / expectation,
-    )
+    return float(adjusted.mean() / expectation), float(adjusted.std(ddof=1) / np.sqrt(len(values)) / expectation)
