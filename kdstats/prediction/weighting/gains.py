@@ -88,10 +88,12 @@ class WeightingGain:
 
     @property
     def effect(self) -> str:
-        """``gain``, ``loss``, ``none`` or ``undecided`` (1 lies within the 95% interval), by ``error``; ``refused``."""
+        """By ``error``: ``gain``, ``loss``, ``none``, ``undecided`` (1 is within the 95% interval); ``bound``, ``refused``."""
         bounds = self.interval()
         if bounds is None:
             return "refused"
+        if self.is_bound:
+            return "bound"
         low, high = bounds
         if max(abs(low - 1.0), abs(high - 1.0)) <= ROUNDING:
             return "none"
@@ -162,7 +164,7 @@ class WeightingGains:
                 lines.append(f"{row.label:<57}  {row.refused}")
                 continue
             cells = "".join(f"{_cell(getattr(row, m), getattr(row, f'{m}_se')):>16}" for m in METRICS)
-            lines.append(f"{row.label:<57}{cells}  {'bound' if row.is_bound else row.effect}")
+            lines.append(f"{row.label:<57}{cells}  {row.effect}")
         lines += [
             "",
             "error: mean squared, around the student of noiseless labels; labels: around the teacher's mean",
