@@ -369,7 +369,8 @@ def sequential_test(
     Assumes independent Gaussian students at the predicted variance times a common ratio (see
     :mod:`kdstats.hypotest.evalues`); their mean is not assumed. Whatever the stopping rule, an exact prediction that
     is true is called "disagree" with probability at most alpha, and a ratio outside the margin "agree" with
-    probability at most alpha (both by Ville's inequality [1]_), for any number of students and any correlation of points:
+    probability at most alpha (both by Ville's inequality [1]_), for any number of students and any correlation of
+    points:
 
     * With a predicted covariance the r directions of its range are whitened. They are predicted, not estimated, so
       that S students have exactly r(S-1) degrees of freedom. Outputs are independent, as a Gaussian teacher's are.

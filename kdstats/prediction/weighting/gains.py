@@ -88,7 +88,7 @@ class WeightingGain:
 
     @property
     def effect(self) -> str:
-        """By ``error``: ``gain``, ``loss``, ``none``, ``undecided`` (1 is within the 95% interval); ``bound``, ``refused``."""
+        """``gain``, ``loss``, ``none`` or ``undecided`` (1 within the 95% interval), by ``error``; ``bound``; ``refused``."""
         bounds = self.interval()
         if bounds is None:
             return "refused"
