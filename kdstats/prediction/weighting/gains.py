@@ -88,7 +88,7 @@ class WeightingGain:
 
     @property
     def effect(self) -> str:
-        """``gain``, ``loss``, ``none``, ``undecided`` (1 within the 95% interval of ``error``), ``bound`` or ``refused``."""
+        """``gain``, ``loss``, ``none``, ``undecided``, ``bound`` or ``refused``; by the 95% interval of ``error``."""
         bounds = self.interval()
         if bounds is None:
             return "refused"
