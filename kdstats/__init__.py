@@ -39,6 +39,7 @@ _HOMES = {
     "mse_distribution": "kdstats.prediction.closed_form",
     "mse_test": "kdstats.hypotest",
     "observe": "kdstats.engine",
+    "observe_until_decided": "kdstats.study",
     "predict": "kdstats.engine",
     "predict_grid": "kdstats.prediction.closed_form",
     "rate_test": "kdstats.hypotest",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     )
     from kdstats.sampling import Gamma as Gamma, Laplace as Laplace, StudentT as StudentT
     from kdstats.streams import Seeds as Seeds
+    from kdstats.study import observe_until_decided as observe_until_decided
 
 
 def __getattr__(name: str) -> Any:

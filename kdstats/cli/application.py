@@ -111,7 +111,8 @@ def _usage_error(error: Exception) -> int:
 
 def _how_to_go_on(arguments: list[str]) -> str:
     """Studies keep their finished parts; the other commands write at their end."""
-    if not arguments or arguments[0] not in ("demo", "report"):
+    kept = arguments[:1] in (["demo"], ["report"]) or {"--until-decided", "--out"} <= set(arguments)
+    if not kept:
         return ""
     return f"; finished parts are kept, go on with: kdstats {shlex.join(arguments)}"
 
@@ -182,12 +183,29 @@ def observe(
     test_fraction: TestFraction = None,
     engine: EngineName = None,
     n_students: Students = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Train in batches until the prediction is shown right or wrong.")
+    ] = False,
+    batch: Annotated[int | None, typer.Option(help="Students between two looks, with --until-decided.")] = None,
+    max_students: Annotated[int | None, typer.Option(help="Budget, with --until-decided.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Margin on the variance ratio, with --until-decided.")] = None,
     seed: Seed = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Train students for real and estimate their variance components."""
     from kdstats.engine import observe as observe_components
+
+    given = {"batch": batch, "max_students": max_students, "margin": margin}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if until_decided:
+        if n_students is not None:
+            raise invalid("--n-students", "be left out with --until-decided (the budget is --max-students)", n_students)
+        _until_decided(
+            _load(study, csv, locals()).with_run(seed=seed), engine=engine, out=out, as_json=as_json, options=chosen
+        )
+    for name, value in chosen.items():
+        raise invalid(f"--{name.replace('_', '-')}", "go with --until-decided", value)
 
     loaded = _load(study, csv, locals()).with_run(seed=seed, n_students=n_students)
     setting = loaded.setting()
@@ -303,6 +321,31 @@ def _weighting_gains(
         write_atomically(out / "weighting_gains.json", json.dumps(gains.to_dict(), indent=1), parameter="out")
         typer.echo(f"wrote {out / 'weighting_gains.json'}", err=True)
     typer.echo(json.dumps(gains.to_dict(), indent=1) if as_json else gains.summary())
+
+
+def _until_decided(study: Any, *, engine: str | None, out: Path | None, as_json: bool, options: dict[str, Any]) -> None:
+    """Observe until decided; the exit code is the verdict."""
+    from kdstats.study import observe_until_decided
+
+    run = study.run
+    problem = study.setting().problem
+    _prepare(out)
+    with _progress("training students until decided") as say:
+        result = observe_until_decided(
+            problem,
+            engine=engine,
+            rng=run.seed,
+            noise_law=run.noise_law,
+            confidence_level=run.confidence_level,
+            out=out,
+            say=say,
+            **({"margin": run.equivalence_margin} | options),
+        )
+    if out is not None:
+        result.observed.to_netcdf(out / "observed.nc")
+        typer.echo(f"wrote {out / 'observed.nc'}", err=True)
+    typer.echo(json.dumps(result.to_dict(), indent=1) if as_json else result.summary())
+    raise typer.Exit(EXIT[result.verdict])
 
 
 def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:

@@ -51,6 +51,9 @@ def study_json(result: StudyResult, report: Path) -> dict[str, Any]:
             "interval": [float(bound) for bound in rate.confidence_interval()],
             "pvalue": float(rate.pvalue),
             "floor_pvalue": float(rate.floor.pvalue),
+            "floor": float(rate.floor.floor),
+            "response_correlation": float(rate.floor.correlation),
+            "response_correlation_interval": [float(bound) for bound in rate.floor.confidence_interval()],
         }
     return found
 
@@ -121,10 +124,13 @@ def _sweep_lines(what: str, sweep: Sweep | None) -> list[str]:
         lines.append(f"{label:<24.5g}{predicted:>20.5g}{observed:>24}")
     if sweep.rate is not None:
         low, high = sweep.rate.confidence_interval()
-        lines.append(
-            f"log-log slope {sweep.rate.slope:.3f} [{low:.3f}, {high:.3f}] where -1 is the 1/k rate; "
-            f"floor: p = {float(sweep.rate.floor.pvalue):.3g}"
-        )
+        lines.append(f"log-log slope {sweep.rate.slope:.3f} [{low:.3f}, {high:.3f}] where -1 is the 1/k rate")
+        floor = sweep.rate.floor
+        low, high = floor.confidence_interval()
+        lines += [
+            f"floor below which more responses do not help: {floor.floor:.4g}, p = {float(floor.pvalue):.3g};",
+            f"  it implies a correlation between responses of {floor.correlation:.2g} [{low:.2g}, {high:.2g}]",
+        ]
     return lines
 
 

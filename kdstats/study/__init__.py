@@ -3,5 +3,15 @@
 from kdstats.study.data import Dataset, load_dataset, read_csv
 from kdstats.study.file import Study
 from kdstats.study.run import StudyResult, run_study
+from kdstats.study.until_decided import DecidedObservation, observe_until_decided
 
-__all__ = ["Dataset", "Study", "StudyResult", "load_dataset", "read_csv", "run_study"]
+__all__ = [
+    "Dataset",
+    "DecidedObservation",
+    "Study",
+    "StudyResult",
+    "load_dataset",
+    "observe_until_decided",
+    "read_csv",
+    "run_study",
+]

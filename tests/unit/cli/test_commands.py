@@ -242,3 +242,37 @@ def test_weighting_gains_and_their_refusals(study, tmp_path):
     refused = run("predict", study, "--weighting-gains", "--engine", "monte_carlo")
     assert refused.returncode == 2
     assert "`--engine` must be left out with --weighting-gains" in refused.stderr
+
+
+def test_observe_until_decided(study, tmp_path):
+    out = tmp_path / "out"
+    finished = run("observe", study, "--until-decided", "--out", out, "--json", "--batch", 16)
+    told = json.loads(finished.stdout)
+    assert finished.returncode == {"agree": 0, "disagree": 1, "undecided": 4}[told["verdict"]]
+    assert told["stopped_at"] <= told["n_trained"]
+    assert (out / "observed.nc").exists()
+    again = run("observe", study, "--until-decided", "--out", out, "--json", "--batch", 16)
+    assert json.loads(again.stdout) == told
+    assert run("observe", study, "--until-decided", "--max-students", 2).returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--batch", "16"], "`--batch` must go with --until-decided"), (["--until-decided", "-S"], "No such option")],
+)
+def test_flags_of_until_decided_go_with_it(study, flags, message):
+    finished = run("observe", study, *flags)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    taken = run("observe", study, "--until-decided", "--n-students", "10")
+    assert "`--n-students` must be left out" in taken.stderr
+
+
+def test_a_sweep_over_responses_prints_the_floor_with_its_interval(study, tmp_path):
+    study.write_text(STUDY + "sweep_responses = [1, 4]\nsweep_students = 40\n")
+    told = json.loads(run("report", study, "--out", tmp_path / "out", "--json").stdout)["rate"]
+    low, high = told["response_correlation_interval"]
+    assert low <= told["response_correlation"] <= high
+    text = run("report", study, "--out", tmp_path / "out").stdout
+    assert f"{told['floor']:.4g}" in text
+    assert f"{told['response_correlation']:.2g} [{low:.2g}, {high:.2g}]" in text
