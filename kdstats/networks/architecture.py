@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdstats.networks.batches import predict_batches
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, dense
 from kdstats.problem.student import NetworkStudent
@@ -26,27 +27,62 @@ Parameters = tuple[Float32Array, ...]
 
 #: Rows whose hidden units are held at once; bounds memory and keeps it in cache.
 TILE = 512
+#: Weights of a layer above the first up to which lanes of students beat products of matrices.
+MOST_LANE_WEIGHTS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a network.
+    """Shape of a network, and how it starts.
 
     Parameters
     ----------
     widths : tuple of int
         Inputs, hidden layers, outputs.
-    activation : {"relu", "tanh"}
+    activation : {"relu", "tanh", "erf", "gelu"}
         Of the hidden layers.
+    parameterization : {"standard", "ntk"}, default "standard"
+        Whether layers scale their parameters (see :class:`~kdstats.problem.student.NetworkStudent`).
+    weight_variance, bias_variance : float, optional
+        Of the first weights, times the fan-in, and of the first biases. Default: as PyTorch's ``Linear``.
     """
 
     widths: tuple[int, ...]
     activation: str
+    parameterization: str = "standard"
+    weight_variance: float | None = None
+    bias_variance: float | None = None
 
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:
         """Shape ``(fan_in + 1, fan_out)`` of each layer's weights with its biases."""
         return tuple((before + 1, after) for before, after in zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases of one network."""
+        return sum(rows * columns for rows, columns in self.layer_shapes)
+
+    @property
+    def scales(self) -> tuple[tuple[float, float], ...]:
+        """What each layer multiplies its weights and its biases by."""
+        if self.parameterization == "standard":
+            return tuple((1.0, 1.0) for _ in self.layer_shapes)
+        assert self.weight_variance is not None
+        assert self.bias_variance is not None
+        bias = math.sqrt(self.bias_variance)
+        return tuple((math.sqrt(self.weight_variance / (rows - 1)), bias) for rows, _ in self.layer_shapes)
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether :class:`Group` computes it; :mod:`kdstats.networks.batches` computes every network."""
+        narrow = all(before * after <= MOST_LANE_WEIGHTS for before, after in zip(*self._inner, strict=True))
+        return self.activation in ("relu", "tanh") and self.parameterization == "standard" and narrow
+
+    @property
+    def _inner(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Fan-in and fan-out of the layers above the first."""
+        return self.widths[1:-1], self.widths[2:]
 
     @cached_property
     def floor(self) -> np.float32:
@@ -61,11 +97,19 @@ class Architecture:
 
 def architecture_of(student: NetworkStudent, *, n_features: int, n_outputs: int) -> Architecture:
     """Return the shape of a student between p inputs and q outputs."""
-    return Architecture(widths=(n_features, *student.hidden, n_outputs), activation=student.activation)
+    return Architecture(
+        widths=(n_features, *student.hidden, n_outputs),
+        activation=student.activation,
+        parameterization=student.parameterization,
+        weight_variance=student.weight_variance,
+        bias_variance=student.bias_variance,
+    )
 
 
 def initial_parameters(architecture: Architecture, generator: np.random.Generator, *, n_students: int) -> Parameters:
-    """Draw first weights and biases as PyTorch's ``Linear`` does: uniform within ``1/sqrt(fan_in)``.
+    """Draw first weights and biases.
+
+    As PyTorch's ``Linear`` does, uniform within ``1/sqrt(fan_in)``, or normal where the architecture gives variances.
 
     Returns
     -------
@@ -73,8 +117,17 @@ def initial_parameters(architecture: Architecture, generator: np.random.Generato
     """
     drawn = []
     for rows, columns in architecture.layer_shapes:
-        uniform = generator.random((n_students, rows, columns), dtype=np.float32)
-        drawn.append((2.0 * uniform - 1.0) / np.float32(np.sqrt(rows - 1)))
+        shape = (n_students, rows, columns)
+        if architecture.weight_variance is None:
+            uniform = generator.random(shape, dtype=np.float32)
+            drawn.append((2.0 * uniform - 1.0) / np.float32(np.sqrt(rows - 1)))
+            continue
+        layer = generator.standard_normal(shape, dtype=np.float32)
+        if architecture.parameterization == "standard":
+            assert architecture.bias_variance is not None
+            layer[:, :-1] *= np.float32(math.sqrt(architecture.weight_variance / (rows - 1)))
+            layer[:, -1] *= np.float32(math.sqrt(architecture.bias_variance))
+        drawn.append(layer)
     return tuple(drawn)
 
 
@@ -82,6 +135,8 @@ def predict(
     architecture: Architecture, parameters: Parameters, X: NDArray[np.float64], *, n_workers: int | None = None
 ) -> NDArray[np.float64]:
     """Return the outputs of S networks at m points, shape (S, m, q); computed in float32."""
+    if not architecture.has_lanes:
+        return predict_batches(architecture, parameters, X, n_workers=n_workers)
     n_students, inputs = parameters[0].shape[0], extended(X)
     outputs = np.empty((n_students, inputs.shape[0], architecture.widths[-1]))
 

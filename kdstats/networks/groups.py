@@ -19,14 +19,18 @@ __all__ = ["for_groups"]
 Result = TypeVar("Result")
 
 
-def for_groups(work: Callable[[slice], Result], n_students: int, *, n_workers: int | None = None) -> list[Result]:
-    """Call ``work`` on slices of :data:`~kdstats.networks.kernels.LANES` students, the last one maybe shorter.
+def for_groups(
+    work: Callable[[slice], Result], n_students: int, *, size: int = LANES, n_workers: int | None = None
+) -> list[Result]:
+    """Call ``work`` on slices of ``size`` students, the last one maybe shorter.
 
     Parameters
     ----------
     work : callable
         Of a slice of students; torch has one thread inside.
     n_students : int
+    size : int, default LANES
+        Students in a group.
     n_workers : int, optional
         Groups at work at the same time. Default: as many as torch would use threads.
 
@@ -35,7 +39,7 @@ def for_groups(work: Callable[[slice], Result], n_students: int, *, n_workers: i
     list
         What ``work`` returned, in the order of the groups.
     """
-    groups = [slice(first, min(first + LANES, n_students)) for first in range(0, n_students, LANES)]
+    groups = [slice(first, min(first + size, n_students)) for first in range(0, n_students, size)]
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(n_workers or threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -4,7 +4,9 @@ All students share their inputs, so the first layer of a group of students is on
 :math:`X\,[W_1 \cdots W_S]`, and so is its gradient. The layers above, in which students share
 nothing, are sweeps over memory with one student per SIMD lane (:mod:`kdstats.networks.kernels`).
 Groups have a fixed size and each is trained by one thread, so the numbers depend neither on how
-many students are trained nor on how many threads do it.
+many students are trained nor on how many threads do it. What these loops do not know (other activations
+and optimisers, wide layers that students share nothing of, scaled parameters) is trained by
+:mod:`kdstats.networks.batches`.
 
 Training is in float32, as PyTorch's default. Rows that repeat an input (``multi_response``) need not
 be repeated: the mean over kn rows of the squared error and the mean over the n inputs of the squared
@@ -30,6 +32,7 @@ from kdstats.networks.architecture import (
     lanes_last,
     tiles,
 )
+from kdstats.networks.batches import train_batches
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, adam_step, dense, dense_backward, residuals, scalar_output
 from kdstats.problem.student import NetworkStudent
@@ -99,6 +102,18 @@ def train_networks(
     """
     n_students, n_rows, n_outputs = labels.shape
     architecture = architecture_of(student, n_features=X.shape[1], n_outputs=n_outputs)
+    if not _in_lanes(student, architecture):
+        final, last_finite = train_batches(
+            X,
+            labels,
+            architecture=architecture,
+            student=student,
+            initial=initial,
+            row_weights=row_weights,
+            n_workers=n_workers,
+        )
+        _check_finite(final, last_finite, student, first_student)
+        return TrainedNetworks(architecture=architecture, parameters=final)
     inputs = extended(X)
     final = tuple(np.empty(layer.shape, dtype=np.float32) for layer in initial)
     last_finite = np.empty(n_students, dtype=np.int64)
@@ -115,6 +130,12 @@ def train_networks(
     for_groups(train_group, n_students, n_workers=n_workers)
     _check_finite(final, last_finite, student, first_student)
     return TrainedNetworks(architecture=architecture, parameters=final)
+
+
+def _in_lanes(student: NetworkStudent, architecture: Architecture) -> bool:
+    """Whether the fused loops of this module train such a student; :mod:`kdstats.networks.batches` trains them all."""
+    plain = student.momentum == 0.0 and student.weight_decay == 0.0
+    return architecture.has_lanes and plain and student.optimizer in ("adam", "sgd")
 
 
 class _Trainee(Group):

@@ -40,6 +40,9 @@ __all__ = ["observe"]
 
 FloatArray = NDArray[np.float64]
 
+#: Parameters up to which a network is small, and students of larger ones that are held at once.
+SMALL_NETWORK, SOME_LARGE = 2**18, 16
+
 
 def observe(
     problem: DistillationProblem,
@@ -171,15 +174,24 @@ class _Networks:
         )
 
     def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
+        size = BLOCK if self.is_small else SOME_LARGE
+        parts = [slice(first, first + size) for first in range(0, drawn.labels.shape[0], size)]
+        trained = [self._train(_select(drawn, part), block, part.start, n_workers) for part in parts]
+        return _Trained(
+            predictions=np.concatenate([part.predictions for part in trained]),
+            variances=np.concatenate([part.variances for part in trained]),
+        )
+
+    def _train(self, drawn: TrainingBlock, block: int, first: int, n_workers: int | None) -> _Trained:
         problem, n_students = self.problem, drawn.labels.shape[0]
         trained = train_networks(
             problem.teacher.X,
             drawn.labels,
             student=self.student,
-            initial=self._initial(block, n_students),
+            initial=self._initial(block, first, n_students),
             row_weights=drawn.counts,
             n_workers=n_workers,
-            first_student=block * BLOCK,
+            first_student=block * BLOCK + first,
         )
 
         def predict_at(points: FloatArray) -> FloatArray:
@@ -194,14 +206,26 @@ class _Networks:
             )
         return _Trained(predictions=predictions, variances=variances)
 
-    def _initial(self, block: int, n_students: int) -> Parameters:
-        if "student_initialization" in self.problem.design.sources:
+    @property
+    def is_small(self) -> bool:
+        """Whether the parameters of a whole block are held at once; students of large networks draw theirs alone."""
+        return self.architecture.n_parameters <= SMALL_NETWORK
+
+    def _initial(self, block: int, first: int, n_students: int) -> Parameters:
+        if "student_initialization" not in self.problem.design.sources:
+            generator = self.seeds.generator("student_initialization", "common")
+            common = initial_parameters(self.architecture, generator, n_students=1)
+            return tuple(np.repeat(layer, n_students, axis=0) for layer in common)
+        if self.is_small:
             generator = self.seeds.generator("student_initialization", block)
             drawn = initial_parameters(self.architecture, generator, n_students=BLOCK)
             return tuple(layer[:n_students] for layer in drawn)
-        generator = self.seeds.generator("student_initialization", "common")
-        common = initial_parameters(self.architecture, generator, n_students=1)
-        return tuple(np.repeat(layer, n_students, axis=0) for layer in common)
+        generators = (
+            self.seeds.generator("student_initialization", block, "student", first + student)
+            for student in range(n_students)
+        )
+        starts = [initial_parameters(self.architecture, generator, n_students=1) for generator in generators]
+        return tuple(np.concatenate(layers) for layers in zip(*starts, strict=True))
 
 
 class _Linear:

@@ -157,28 +157,51 @@ class LinearStudent:
         return isinstance(self.weights, str)
 
 
-ACTIVATIONS = ("relu", "tanh")
-OPTIMIZERS = ("adam", "sgd")
+ACTIVATIONS = ("relu", "tanh", "erf", "gelu")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+PARAMETERIZATIONS = ("standard", "ntk")
+#: Weight and bias variance of normal first weights where not given.
+NORMAL_VARIANCES = (2.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkStudent:
-    """Feed-forward network on the teacher's labels, trained full batch on the mean squared error.
+    r"""Feed-forward network on the teacher's labels, trained full batch on the mean squared error.
 
-    Weights and biases start as in PyTorch's ``Linear``: uniform within ``1/sqrt(fan_in)``.
+    The loss of a student is :math:`\frac{1}{nq}\sum_{i,j} (f_j(x_i) - y_{ij})^2` over n rows and q
+    outputs, as PyTorch's ``mse_loss`` (no factor 1/2). One step of plain gradient descent with learning
+    rate :math:`\eta` therefore moves the outputs at the inputs by
+    :math:`-\frac{2\eta}{nq}\,\Theta\,(f - y)`, with :math:`\Theta` the tangent kernel. Resampled
+    rows count as often as they were drawn; n is then the number of rows drawn.
 
     Parameters
     ----------
     hidden : tuple of int, default (16,)
         Width of each hidden layer.
-    activation : {"relu", "tanh"}, default "relu"
-        Activation of the hidden layers.
-    optimizer : {"adam", "sgd"}, default "adam"
+    activation : {"relu", "tanh", "erf", "gelu"}, default "relu"
+        Activation of the hidden layers (``gelu`` is the exact one, by the error function).
+    optimizer : {"adam", "adamw", "sgd"}, default "adam"
         Adam with its usual constants (.9, .999, 1e-8), or plain gradient descent.
     learning_rate : float, default 0.01
         Step size, greater than 0.
     epochs : int, default 200
         Full-batch steps.
+    momentum : float, default 0.0
+        Of ``sgd``, at least 0 and less than 1: the velocity v becomes ``momentum * v + gradient`` and moves
+        the parameters by ``-learning_rate * v``. With another optimizer it must be 0.
+    weight_decay : float, default 0.0
+        At least 0. For ``sgd`` and ``adam`` this multiple of the parameters is added to the gradient; for
+        ``adamw`` parameters shrink by ``learning_rate`` times it in each step, apart from the gradient.
+        Biases decay too, as in PyTorch.
+    parameterization : {"standard", "ntk"}, default "standard"
+        ``"standard"``: a layer computes :math:`Wx + b`. ``"ntk"``: it computes
+        :math:`\frac{\sigma_w}{\sqrt{\text{fan in}}} W x + \sigma_b b`, with trained parameters W and b
+        that start as N(0, 1), in every layer.
+    weight_variance, bias_variance : float, optional
+        :math:`\sigma_w^2` and :math:`\sigma_b^2`; 2 and 0 (no bias) where one or none is given with ``"ntk"``.
+        With ``"standard"``, if either is given, weights start as normal with variance :math:`\sigma_w^2` over
+        fan in and biases as normal with variance :math:`\sigma_b^2` (the same 2 and 0 for the other); if
+        neither is, both start as in PyTorch's ``Linear``, uniform within ``1/sqrt(fan_in)``.
     """
 
     hidden: tuple[int, ...] = field(default=(16,))
@@ -186,6 +209,11 @@ class NetworkStudent:
     optimizer: str = "adam"
     learning_rate: float = 0.01
     epochs: int = 200
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    parameterization: str = "standard"
+    weight_variance: float | None = None
+    bias_variance: float | None = None
 
     def __post_init__(self) -> None:
         hidden: Any = self.hidden
@@ -200,3 +228,20 @@ class NetworkStudent:
         rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "epochs", as_count("epochs", self.epochs))
+        object.__setattr__(self, "momentum", as_number("momentum", self.momentum, minimum=0.0))
+        if self.momentum >= 1.0:
+            raise invalid("momentum", "be less than 1", self.momentum)
+        if self.momentum > 0.0 and self.optimizer != "sgd":
+            raise invalid("momentum", "be 0 unless optimizer is 'sgd'", self.momentum)
+        object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, minimum=0.0))
+        self._set_initialization()
+
+    def _set_initialization(self) -> None:
+        as_choice("parameterization", self.parameterization, PARAMETERIZATIONS)
+        if self.parameterization == "ntk" or self.weight_variance is not None or self.bias_variance is not None:
+            for name, default in zip(("weight_variance", "bias_variance"), NORMAL_VARIANCES, strict=True):
+                given = getattr(self, name)
+                value = default if given is None else as_number(name, given, minimum=0.0)
+                object.__setattr__(self, name, value)
+        if self.weight_variance == 0.0:
+            raise invalid("weight_variance", "be greater than 0", self.weight_variance)

@@ -105,6 +105,11 @@ class NetworkTable(_Table):
     optimizer: str = "adam"
     learning_rate: float = 0.01
     epochs: int = 200
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    parameterization: str = "standard"
+    weight_variance: float | None = None
+    bias_variance: float | None = None
 
     def student(self) -> NetworkStudent:
         """Return what the table describes."""

@@ -1,0 +1,265 @@
+"""Students of every kind, trained as stacks, are the students that a plain PyTorch loop trains one by one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import kdstats as kd
+from kdstats.errors import DivergedStudentError
+from kdstats.networks.architecture import architecture_of, initial_parameters, predict
+from kdstats.networks.batches import batch_size
+from kdstats.networks.training import train_networks
+from kdstats.observation.networks import observe
+
+#: Students compared, and how far the median error may lie above that of PyTorch's own float32.
+N_STUDENTS, FACTOR = 5, 4.0
+POINTS = np.random.default_rng(9).normal(size=(25, 4))
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "erf": torch.erf, "gelu": torch.nn.functional.gelu}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Plain(torch.nn.Module):
+    """One student as a user would write it; the scales of the NTK parameterization are in its forward pass."""
+
+    def __init__(self, student, layers, dtype):
+        super().__init__()
+        self.student = student
+        self.weights = torch.nn.ParameterList([torch.tensor(layer[:-1], dtype=dtype) for layer in layers])
+        self.biases = torch.nn.ParameterList([torch.tensor(layer[-1], dtype=dtype) for layer in layers])
+
+    def forward(self, signal):
+        student = self.student
+        for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if depth:
+                signal = ACTIVATIONS[student.activation](signal)
+            if student.parameterization == "ntk":
+                slope = math.sqrt(student.weight_variance) / math.sqrt(weight.shape[0])
+                signal = slope * (signal @ weight) + math.sqrt(student.bias_variance) * bias
+            else:
+                signal = signal @ weight + bias
+        return signal
+
+
+def one_by_one(X, labels, student, initial, dtype):
+    outputs = []
+    for s, y in enumerate(labels):
+        network = Plain(student, [layer[s] for layer in initial], dtype)
+        options = {"lr": student.learning_rate, "weight_decay": student.weight_decay}
+        if student.optimizer == "sgd":
+            options["momentum"] = student.momentum
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[student.optimizer]
+        optimizer = kind(network.parameters(), **options)
+        rows = X[s] if isinstance(X, list) else X
+        inputs, targets = torch.tensor(rows, dtype=dtype), torch.tensor(y, dtype=dtype)
+        for _ in range(student.epochs):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(network(inputs), targets).backward()
+            optimizer.step()
+        with torch.no_grad():
+            outputs.append(network(torch.tensor(POINTS, dtype=dtype)).double().numpy())
+    return np.array(outputs)
+
+
+def training_set(seed=0, n=60, q=1, n_students=N_STUDENTS):
+    generator = np.random.default_rng(seed)
+    X = generator.normal(size=(n, 4))
+    mean = np.stack([X[:, 0] ** 2 + (j + 1) * X[:, 1] for j in range(q)], axis=1)
+    return X, mean + 0.3 * generator.normal(size=(n_students, n, q))
+
+
+def starts(student, q=1, seed=1, n_students=N_STUDENTS):
+    architecture = architecture_of(student, n_features=4, n_outputs=q)
+    return architecture, initial_parameters(architecture, np.random.default_rng(seed), n_students=n_students)
+
+
+def together(X, labels, student, initial, **options):
+    trained = train_networks(X, labels, student=student, initial=initial, **options)
+    return predict(trained.architecture, trained.parameters, POINTS)
+
+
+def assert_as_accurate_as_pytorch(ours, X, labels, student, initial):
+    """The error against a float64 run is that of PyTorch's float32, in the median: kinks magnify single students'."""
+    exact = one_by_one(X, labels, student, initial, torch.float64)
+    single = one_by_one(X, labels, student, initial, torch.float32)
+    errors, allowed = (np.median(np.abs(other - exact).max(axis=(1, 2))) for other in (ours, single))
+    assert errors <= FACTOR * allowed
+    assert allowed < 1e-4 * exact.std()
+
+
+NTK = {"parameterization": "ntk", "optimizer": "sgd", "learning_rate": 0.2, "epochs": 40}
+STUDENTS = [
+    kd.NetworkStudent(hidden=(64,), activation="relu", **NTK),
+    kd.NetworkStudent(hidden=(64,), activation="erf", bias_variance=0.05, **NTK),
+    kd.NetworkStudent(hidden=(32, 24), activation="erf", weight_variance=1.5, bias_variance=0.1, **NTK),
+    kd.NetworkStudent(hidden=(12, 9), activation="tanh", **NTK | {"optimizer": "adam", "learning_rate": 0.02}),
+    kd.NetworkStudent(hidden=(16,), activation="erf", epochs=40),
+    kd.NetworkStudent(hidden=(9, 7), activation="gelu", epochs=40),
+    kd.NetworkStudent(hidden=(9,), activation="gelu", optimizer="sgd", learning_rate=0.1, weight_variance=2.0),
+    kd.NetworkStudent(hidden=(40, 40), activation="tanh", epochs=40),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.05, momentum=0.9, epochs=60),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.1, weight_decay=0.1, epochs=60),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", weight_decay=0.05, epochs=60),
+    kd.NetworkStudent(hidden=(9, 8), activation="tanh", optimizer="adamw", weight_decay=0.5, epochs=60),
+]
+
+
+@pytest.mark.parametrize(
+    "student",
+    STUDENTS,
+    ids=lambda s: f"{s.parameterization}-{s.hidden}-{s.activation}-{s.optimizer}-{s.momentum}-{s.weight_decay}",
+)
+def test_students_of_every_kind_against_one_by_one(student):
+    X, labels = training_set()
+    _, initial = starts(student)
+    assert_as_accurate_as_pytorch(together(X, labels, student, initial), X, labels, student, initial)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_decay": 0.0501}, {"optimizer": "adamw"}, {"activation": "erf"}, {"parameterization": "ntk"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_comparison_notices_what_is_slightly_off(change):
+    X, labels = training_set()
+    options = {"hidden": (9,), "activation": "tanh", "weight_decay": 0.05, "epochs": 60}
+    student, off = kd.NetworkStudent(**options), kd.NetworkStudent(**options | change)
+    _, initial = starts(student)
+    with pytest.raises(AssertionError):
+        assert_as_accurate_as_pytorch(together(X, labels, off, initial), X, labels, student, initial)
+
+
+def test_several_outputs_and_row_weights_against_repeated_rows():
+    student = kd.NetworkStudent(hidden=(8,), activation="erf", epochs=40)
+    X, labels = training_set(q=3)
+    _, initial = starts(student, q=3)
+    rows = np.random.default_rng(3).integers(len(X), size=(N_STUDENTS, 45))
+    counts = np.stack([np.bincount(drawn, minlength=len(X)) for drawn in rows])
+    ours = together(X, labels, student, initial, row_weights=counts)
+    resampled = np.stack([y[drawn] for y, drawn in zip(labels, rows, strict=True)])
+    assert_as_accurate_as_pytorch(ours, [X[drawn] for drawn in rows], resampled, student, initial)
+
+
+def test_wide_students_move_as_their_tangent_kernel_says():
+    """One small step moves the outputs by ``-2 rate / (n q)`` times kernel times residual, the stated loss."""
+    student = kd.NetworkStudent(
+        hidden=(512,), activation="erf", parameterization="ntk", optimizer="sgd", learning_rate=1e-3, epochs=1
+    )
+    X, labels = training_set(n=25, n_students=1)
+    architecture, initial = starts(student, n_students=1)
+    network = Plain(student, [layer[0] for layer in initial], torch.float64)
+    outputs = network(torch.tensor(X))
+    jacobian = torch.stack(
+        [
+            torch.cat([g.ravel() for g in torch.autograd.grad(f, network.parameters(), retain_graph=True)])
+            for f in outputs
+        ]
+    )
+    before = outputs.detach().numpy()
+    kernel = (jacobian @ jacobian.T).numpy()
+    trained = train_networks(X, labels, student=student, initial=initial)
+    moved = predict(architecture, trained.parameters, X)[0] - before
+    expected = -2.0 * student.learning_rate / len(X) * kernel @ (before - labels[0])
+    # What is left is the curvature of the path, of second order in the step, and float32.
+    assert np.abs(moved - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("parameterization", "bias_variance"), [("ntk", 0.3), ("standard", 0.3), ("standard", None)])
+def test_first_weights_have_the_stated_variances(parameterization, bias_variance):
+    student = kd.NetworkStudent(
+        hidden=(30,), parameterization=parameterization, weight_variance=1.7, bias_variance=bias_variance
+    )
+    architecture, initial = starts(student, n_students=3000)
+    bias = 0.0 if bias_variance is None else bias_variance
+    for layer, (weight_scale, bias_scale) in zip(initial, architecture.scales, strict=True):
+        fan_in = layer.shape[1] - 1
+        weights, biases = weight_scale * layer[:, :-1], bias_scale * layer[:, -1:]
+        for drawn, variance in ((weights, 1.7 / fan_in), (biases, bias)):
+            assert abs(drawn.var() - variance) <= 5.0 * variance * np.sqrt(2.0 / drawn.size)
+            assert abs(drawn.mean()) <= 5.0 * np.sqrt(variance / drawn.size)
+        if bias > 0:
+            assert stats_kurtosis(weights) < 5.0 * np.sqrt(24.0 / weights.size)
+
+
+def stats_kurtosis(draws):
+    """Excess kurtosis, 0 for normal draws and -1.2 for uniform ones."""
+    return abs((draws**4).mean() / (draws**2).mean() ** 2 - 3.0)
+
+
+@pytest.mark.parametrize("hidden", [(7, 5), (300,), (130, 130)])
+def test_numbers_depend_neither_on_threads_nor_on_how_many_are_trained(hidden):
+    student = kd.NetworkStudent(hidden=hidden, activation="erf", epochs=4)
+    X, labels = training_set(n_students=40)
+    architecture, initial = starts(student, n_students=40)
+    reference = together(X, labels, student, initial, n_workers=1)
+    assert np.array_equal(together(X, labels, student, initial, n_workers=2), reference)
+    for count in (35, batch_size(architecture, len(X)) - 1 or 1):
+        fewer = together(X, labels[:count], student, tuple(layer[:count] for layer in initial))
+        assert np.array_equal(fewer, reference[:count])
+    assert len(np.unique(reference[:, 0, 0])) == 40
+
+
+@pytest.mark.parametrize("hidden", [(7, 5), (33,)])
+def test_equal_students_end_equal_to_the_bit_in_any_company(hidden):
+    student = kd.NetworkStudent(hidden=hidden, activation="gelu", epochs=30)
+    X, labels = training_set(n_students=40)
+    _, initial = starts(student, n_students=40)
+    twins = np.arange(40) // 3
+    ours = together(X, labels[twins], student, tuple(layer[twins] for layer in initial))
+    same = twins[:, None] == twins
+    equal = (ours[:, None] == ours).all(axis=(2, 3))
+    assert np.array_equal(equal, same)
+
+
+def test_batches_shrink_with_the_size_of_a_student():
+    sizes = [
+        batch_size(architecture_of(kd.NetworkStudent(hidden=(width, width)), n_features=13, n_outputs=1), 404)
+        for width in (8, 64, 256, 2048)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 1 == sizes[-1]
+    assert all(size & (size - 1) == 0 for size in sizes)
+
+
+def test_the_diverged_student_is_named():
+    student = kd.NetworkStudent(hidden=(6,), activation="erf", optimizer="sgd", epochs=20)
+    X, labels = training_set(n_students=40)
+    labels[37] *= 1e25
+    _, initial = starts(student, n_students=40)
+    with pytest.raises(DivergedStudentError, match=r"student 293 diverged .*\(1 of 40 students"):
+        together(X, labels, student, initial, first_student=256)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        kd.NetworkStudent(hidden=(6,), activation="gelu", optimizer="adamw", weight_decay=0.1, epochs=10),
+        kd.NetworkStudent(hidden=(70, 4000), parameterization="ntk", optimizer="sgd", learning_rate=0.1, epochs=1),
+    ],
+    ids=["small", "large"],
+)
+def test_observed_students_do_not_depend_on_company_and_agree_where_nothing_is_random(student):
+    generator = np.random.default_rng(5)
+    X, query = generator.normal(size=(20, 3)), generator.normal(size=(4, 3))
+    mean = np.sin(X[:, 0])
+    few = 20 if student.hidden == (70, 4000) else 70
+
+    def observed(noise, n_students, **design):
+        teacher = kd.GaussianTeacher(X, mean, noise_variance=noise)
+        problem = kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(query, **design))
+        return observe(problem, n_students=n_students, rng=3)
+
+    many = observed(0.5, few).student_predictions.values
+    assert np.array_equal(observed(0.5, 5).student_predictions.values, many[:5])
+    assert len(np.unique(many[:, 0, 0])) == few
+    still = observed(0.0, few, sources=["teacher_output"])
+    assert (still.total.values == 0.0).all()
+    assert (observed(0.0, few, sources=["student_initialization"]).inter_student.values > 0.0).all()
