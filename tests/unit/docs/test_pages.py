@@ -13,7 +13,13 @@ import pytest
 from kdstats.cli import main
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGES = ("how-to/weight-honestly.md",)
+PAGES = (
+    "how-to/compare.md",
+    "how-to/observe.md",
+    "how-to/predict.md",
+    "how-to/report.md",
+    "how-to/weight-honestly.md",
+)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STUDY = """
 title = "Diabetes"
