@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from kdstats.errors import UnsupportedProblemError, invalid
+from kdstats.errors import ApproximationWarning, PredictionError, UnsupportedProblemError, invalid
 from kdstats.linear.label_law import label_law, mean_response_covariance
-from kdstats.linear.smoother import Smoother, as_full, augment, smoother
+from kdstats.linear.smoother import Smoother, augment, smoother
 from kdstats.linear.threads import one_blas_thread
 from kdstats.prediction.weighting.estimators import ESTIMATORS, ORACLE, refusal
 from kdstats.prediction.weighting.simulation import Estimate, Setting, simulate
@@ -21,7 +22,7 @@ from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_choice, as_count, as_probability
 from kdstats.progress import Progress, ProgressLike
-from kdstats.sampling import Gaussian, as_noise_law
+from kdstats.sampling import Gaussian, StudentT, as_noise_law
 from kdstats.streams import as_seeds
 
 if TYPE_CHECKING:
@@ -227,6 +228,13 @@ def weighting_gains(
         For networks, gradient steps, minimum norm, estimated weights, resampled rows, chains, several outputs.
     ProblemError
         If responses do not vary, or an argument is out of range.
+    PredictionError
+        If double precision does not hold the noise beside the teacher's mean, or its square.
+
+    Warns
+    -----
+    ApproximationWarning
+        If the noise law has no fourth moment.
 
     Notes
     -----
@@ -250,7 +258,13 @@ def weighting_gains(
     count = as_count("n_students", n_students, minimum=8, reason="to simulate estimated weights")
     law, seeds = as_noise_law(noise_law), as_seeds(rng)
     bar = Progress(progress)
-    with one_blas_thread(), bar:
+    if isinstance(law, StudentT) and law.df <= 4.0:
+        warnings.warn(
+            f"noise law {law.name} has no fourth moment: standard errors of simulated rows are too small",
+            ApproximationWarning,
+            stacklevel=2,
+        )
+    with one_blas_thread(), np.errstate(all="ignore"), bar:
         setting = _setting(plain, pilot)
         refused = {name: refusal(name, plain) for name in ESTIMATORS}
         found: dict[str, Estimate] = {}
@@ -265,6 +279,8 @@ def weighting_gains(
             found |= simulate(
                 setting, simulated, n_students=count, seeds=seeds.branch("weighting"), law=law, say=bar.show
             )
+    if not np.isfinite([list(asdict(estimate).values()) for estimate in found.values()]).all():
+        raise PredictionError("ratios are not finite: `noise_variance` is too large or too small to square in float64")
     return WeightingGains(
         table=tuple(_row(name, found.get(name), refused[name], is_simulated=name in simulated) for name in ESTIMATORS),
         n_responses=plain.design.n_responses,
@@ -308,15 +324,16 @@ def _checked_pilot(problem: DistillationProblem, pilot: LinearStudent | None) ->
 
 
 def _setting(problem: DistillationProblem, pilot: LinearStudent) -> Setting:
-    fit = smoother(problem)
+    fit, pilot_fit = smoother(problem), smoother(replace(problem, student=pilot))
     student = problem.student
     assert isinstance(student, LinearStudent)
     query = augment(problem.X_query, student)
     setting = Setting(
         problem=problem,
         student=fit,
-        pilot=smoother(replace(problem, student=pilot)),
+        pilot=pilot_fit,
         coefficient_map=_raw_map(fit),
+        pilot_map=_raw_map(pilot_fit),
         gram_root=np.asarray(np.linalg.qr(query / np.sqrt(len(query)), mode="r")),
         variance=1.0,
         label_error=1.0,
@@ -345,10 +362,9 @@ def _exact(setting: Setting, name: str, *, is_gaussian: bool) -> Estimate | None
         return _ratios(setting, setting.coefficient_map, law.mean[:, 0], law.covariance)
     if name in ("same_known", "same_ignoring_covariance"):
         mixing = _same_responses_map(setting, covariance, ignores_covariance=name == "same_ignoring_covariance")
-        full = mixing @ as_full(covariance, len(mean)) @ mixing.T
-        return _ratios(setting, setting.coefficient_map, mixing @ mean, full)
+        return _ratios(setting, setting.coefficient_map, mixing @ mean, covariance, mixing=mixing)
     if name in ("inputs_known", "inputs_pooled"):
-        variances = np.diag(as_full(covariance, len(mean)))
+        variances = _diagonal(covariance, len(mean))
         weights = None if name == "inputs_pooled" else variances.mean() / variances
         if weights is not None:
             weights = weights / weights.mean()
@@ -361,28 +377,47 @@ def _exact(setting: Setting, name: str, *, is_gaussian: bool) -> Estimate | None
 def _same_responses_map(setting: Setting, covariance: FloatArray, *, ignores_covariance: bool) -> FloatArray:
     """Return the map from mean responses to labels mixed with a pilot trained on them, shape (n, n)."""
     hat, mean = setting.pilot.raw_hat, setting.problem.teacher.mean_by_output[:, 0]
-    full = as_full(covariance, len(mean))
-    passed = hat @ full
+    passed = _times(hat, covariance)
     error = np.einsum("ij,ij->i", passed, hat) + (hat @ mean - mean) ** 2
     shared = np.zeros(len(mean)) if ignores_covariance else np.diag(passed)
-    whole = np.diag(full) + error - 2.0 * shared
+    whole = _diagonal(covariance, len(mean)) + error - 2.0 * shared
     alpha = np.divide(error - shared, whole, out=np.ones_like(whole), where=whole > 0.0)
     return np.asarray(np.diag(alpha) + (1.0 - alpha)[:, None] * hat)
 
 
-def _ratios(setting: Setting, coefficient_map: FloatArray, label_mean: FloatArray, covariance: FloatArray) -> Estimate:
-    """Return the ratios of a student for labels of this mean and covariance."""
+def _ratios(
+    setting: Setting,
+    coefficient_map: FloatArray,
+    label_mean: FloatArray,
+    covariance: FloatArray,
+    *,
+    mixing: FloatArray | None = None,
+) -> Estimate:
+    """Return the ratios of a student for labels of this mean and covariance (with ``mixing``, before mixing)."""
     teacher_mean = setting.problem.teacher.mean_by_output[:, 0]
-    full = as_full(covariance, len(label_mean))
     gain = setting.gram_root @ coefficient_map
-    variance = float(np.einsum("ij,ij->", gain @ full, gain))
     bias = gain @ label_mean - setting.gram_root @ setting.coefficient_map @ teacher_mean
-    label_error = float(np.trace(full) + ((label_mean - teacher_mean) ** 2).sum()) / len(label_mean)
+    if mixing is None:
+        label_variance = float(_diagonal(covariance, len(label_mean)).sum())
+    else:
+        label_variance = float(np.einsum("ij,ij->", _times(mixing, covariance), mixing))
+        gain = gain @ mixing
+    variance = float(np.einsum("ij,ij->", _times(gain, covariance), gain))
+    label_error = (label_variance + float(((label_mean - teacher_mean) ** 2).sum())) / len(label_mean)
     return Estimate(
         variance=variance / setting.variance,
         error=(variance + float(bias @ bias)) / setting.variance,
         label_error=label_error / setting.label_error,
     )
+
+
+def _times(matrix: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Multiply from the right by a covariance that is a number, variances or full."""
+    return np.asarray(matrix @ covariance if covariance.ndim == 2 else matrix * covariance)
+
+
+def _diagonal(covariance: FloatArray, n: int) -> FloatArray:
+    return np.asarray(np.diag(covariance) if covariance.ndim == 2 else np.broadcast_to(covariance, (n,)))
 
 
 def _row(name: str, found: Estimate | None, refused: str | None, *, is_simulated: bool) -> WeightingGain:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from kdstats.errors import PredictionError
 from kdstats.linear.label_law import pilot_split
 from kdstats.linear.smoother import Smoother
 from kdstats.prediction.weighting.estimators import ESTIMATORS, ORACLE
@@ -32,6 +33,9 @@ __all__ = ["Estimate", "Setting", "simulate"]
 FloatArray = NDArray[np.float64]
 Say = Callable[[int, int], None]
 
+#: Standard errors between simulated and exact plain averaging that chance does not reach.
+LARGEST_Z = 10.0
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Setting:
@@ -41,8 +45,8 @@ class Setting:
     ----------
     problem : DistillationProblem
     student, pilot : Smoother
-    coefficient_map : (P, n) ndarray
-        Coefficients of the student for labels in raw coordinates.
+    coefficient_map, pilot_map : (P, n) ndarray
+        Coefficients of student and pilot for labels in raw coordinates.
     gram_root : (P, P) ndarray
         R with ``R.T @ R`` the mean outer product of the query points.
     variance, label_error : float
@@ -53,9 +57,14 @@ class Setting:
     student: Smoother
     pilot: Smoother
     coefficient_map: FloatArray
+    pilot_map: FloatArray
     gram_root: FloatArray
     variance: float
     label_error: float
+
+    def pilot_predictions(self, labels: FloatArray) -> FloatArray:
+        """Return predictions at the inputs of pilots trained on labels of shape (B, n)."""
+        return np.asarray((labels @ self.pilot_map.T) @ self.pilot.raw_inputs.T)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +103,7 @@ def simulate(
         say(min(n_students, (block + 1) * BLOCK), n_students)
     students = {name: np.concatenate(parts)[:n_students] for name, parts in deviations.items()}
     labels_of = {name: np.concatenate(parts)[:n_students] for name, parts in label_errors.items()}
+    _check_control(setting, students["averaging"])
     return {name: _estimate(setting, students, labels_of, name) for name in names}
 
 
@@ -102,11 +112,11 @@ def _labels(setting: Setting, name: str, responses: FloatArray, mean: FloatArray
         return mean
     if name == "oracle":
         return oracle_labels(_with(setting.problem, ORACLE), responses[..., None])[..., 0]
-    hat, k = setting.pilot.raw_hat, responses.shape[1]
     if name == "same_estimated":
-        return _shrunk_toward_pilot(responses, mean, mean @ hat.T, np.diag(hat))
-    first, _ = pilot_split(k)
-    own, averaged = responses[:, :first].mean(axis=1) @ hat.T, responses[:, first:].mean(axis=1)
+        leverage = np.einsum("ip,pi->i", setting.pilot.raw_inputs, setting.pilot_map)
+        return _shrunk_toward_pilot(responses, mean, setting.pilot_predictions(mean), leverage)
+    first, _ = pilot_split(responses.shape[1])
+    own, averaged = setting.pilot_predictions(responses[:, :first].mean(axis=1)), responses[:, first:].mean(axis=1)
     problem = _with(setting.problem, VarianceWeighting(weight=ESTIMATORS[name].variances))
     alpha = estimated_weight(problem, responses[..., None], averaged[..., None], own[..., None], setting.pilot)[..., 0]
     return np.asarray(alpha * averaged + (1.0 - alpha) * own)
@@ -157,6 +167,17 @@ def _input_fit(setting: Setting) -> Callable[[FloatArray, FloatArray], FloatArra
         return np.asarray(found @ to_coefficients.T)
 
     return fit
+
+
+def _check_control(setting: Setting, averaging: FloatArray) -> None:
+    """Refuse a simulation whose plain averaging is not what is known exactly: its responses have no digits left."""
+    squares = (averaging**2).sum(axis=1)
+    error = squares.std(ddof=1) / np.sqrt(len(squares))
+    if not abs(squares.mean() - setting.variance) <= LARGEST_Z * error:
+        raise PredictionError(
+            "simulated plain averaging is far from its exact variance: the noise is too small beside the teacher's "
+            "mean for double precision, or its law has no variance (centre and scale the teacher's answers)"
+        )
 
 
 def _estimate(

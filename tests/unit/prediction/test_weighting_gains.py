@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import kdstats as kd
-from kdstats.errors import ProblemError, UnsupportedProblemError
+from kdstats.errors import ApproximationWarning, PredictionError, ProblemError, UnsupportedProblemError
 from kdstats.prediction.closed_form import optimal_weight, published_oracle_gain
 
 Z = 4.0
@@ -319,3 +319,24 @@ def test_ridge_students_with_fewer_inputs_than_coefficients(n):
     plain = kd.weighting_gains(base, n_students=8, rng=1).averaging_variance
     ratio, error = np.mean(errors) / plain, np.std(errors) / plain / np.sqrt(len(errors))
     assert abs(row.error - ratio) < Z * np.hypot(error, row.error_se)
+
+
+def test_noise_that_double_precision_does_not_hold():
+    base = problem(8, even=True)
+    lost = base.with_teacher(mean=1e8 + base.teacher.mean, noise_variance=1e-18)
+    with pytest.raises(PredictionError, match="far from its exact variance"):
+        kd.weighting_gains(lost, n_students=300, rng=1)
+    for noise in (1e-310, 1e300):
+        with pytest.raises(PredictionError):
+            kd.weighting_gains(base.with_teacher(noise_variance=noise), n_students=300, rng=1)
+    small = kd.weighting_gains(base.with_teacher(noise_variance=1e-12), n_students=300, rng=1)
+    assert small["split_known"].error == pytest.approx(
+        kd.weighting_gains(base, n_students=300, rng=1)["split_known"].error, rel=1e-6
+    )
+
+
+def test_noise_without_a_fourth_moment_is_warned_of():
+    with pytest.warns(ApproximationWarning, match="no fourth moment"):
+        gains = kd.weighting_gains(problem(8, even=True), n_students=3000, rng=1, noise_law="student_t:3")
+    assert gains["inputs_shrunken"].effect == "gain"  # far-out responses raise both the error and its variance
+    assert kd.weighting_gains(problem(8, even=True), n_students=3000, rng=1)["inputs_shrunken"].effect != "gain"
