@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
+    "EarlyStopping": "kdstats.problem",
     "Gamma": "kdstats.sampling",
     "GaussianTeacher": "kdstats.problem",
     "GradientDescent": "kdstats.problem",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from kdstats.problem import (
         Design as Design,
         DistillationProblem as DistillationProblem,
+        EarlyStopping as EarlyStopping,
         GaussianTeacher as GaussianTeacher,
         GradientDescent as GradientDescent,
         LinearStudent as LinearStudent,

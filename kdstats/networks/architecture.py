@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdstats.networks.batches import predict_batches
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, dense
+from kdstats.networks.stacks import predict_stacks
 from kdstats.problem.student import NetworkStudent
 
 __all__ = ["Architecture", "Group", "Parameters", "architecture_of", "initial_parameters", "predict", "tiles"]
@@ -75,7 +75,7 @@ class Architecture:
 
     @property
     def has_lanes(self) -> bool:
-        """Whether :class:`Group` computes it; :mod:`kdstats.networks.batches` computes every network."""
+        """Whether :class:`Group` computes it; :mod:`kdstats.networks.stacks` computes every network."""
         narrow = all(before * after <= MOST_LANE_WEIGHTS for before, after in zip(*self._inner, strict=True))
         return self.activation in ("relu", "tanh") and self.parameterization == "standard" and narrow
 
@@ -136,7 +136,7 @@ def predict(
 ) -> NDArray[np.float64]:
     """Return the outputs of S networks at m points, shape (S, m, q); computed in float32."""
     if not architecture.has_lanes:
-        return predict_batches(architecture, parameters, X, n_workers=n_workers)
+        return predict_stacks(architecture, parameters, X, n_workers=n_workers)
     n_students, inputs = parameters[0].shape[0], extended(X)
     outputs = np.empty((n_students, inputs.shape[0], architecture.widths[-1]))
 

@@ -6,7 +6,7 @@ nothing, are sweeps over memory with one student per SIMD lane (:mod:`kdstats.ne
 Groups have a fixed size and each is trained by one thread, so the numbers depend neither on how
 many students are trained nor on how many threads do it. What these loops do not know (other activations
 and optimisers, wide layers that students share nothing of, scaled parameters) is trained by
-:mod:`kdstats.networks.batches`.
+:mod:`kdstats.networks.stacks`.
 
 Training is in float32, as PyTorch's default. Rows that repeat an input (``multi_response``) need not
 be repeated: the mean over kn rows of the squared error and the mean over the n inputs of the squared
@@ -32,9 +32,9 @@ from kdstats.networks.architecture import (
     lanes_last,
     tiles,
 )
-from kdstats.networks.batches import train_batches
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, adam_step, dense, dense_backward, residuals, scalar_output
+from kdstats.networks.stacks import ALWAYS, BatchOrder, train_stacks
 from kdstats.problem.student import NetworkStudent
 
 __all__ = ["TrainedNetworks", "train_networks"]
@@ -67,7 +67,9 @@ def train_networks(
     *,
     student: NetworkStudent,
     initial: Parameters,
+    rows: NDArray[np.int64] | None = None,
     row_weights: FloatArray | NDArray[np.int64] | None = None,
+    order: BatchOrder | None = None,
     n_workers: int | None = None,
     first_student: int = 0,
 ) -> TrainedNetworks:
@@ -77,15 +79,20 @@ def train_networks(
     ----------
     X : (n, p) array
         Training inputs.
-    labels : (S, n, q) array
+    labels : (S, n, q) or (S, N, q) array
         Labels of each student.
     student : NetworkStudent
         Architecture and optimiser.
     initial : tuple of (S, fan_in + 1, fan_out) arrays
         First weights, biases in the last row.
+    rows : (N,) or (S, N) array of int, optional
+        Input that each of N labels belongs to. Default: label i to input i. For mini-batches only: a full batch
+        takes mean labels and ``row_weights``.
     row_weights : (S, n) array, optional
         How often each student sees each row. The loss is the mean over the rows seen and the
         outputs.
+    order : BatchOrder, optional
+        For mini-batches: where their random orders come from.
     n_workers : int, optional
         Threads. Default: as many as torch uses. The numbers do not depend on it.
     first_student : int, default 0
@@ -103,16 +110,19 @@ def train_networks(
     n_students, n_rows, n_outputs = labels.shape
     architecture = architecture_of(student, n_features=X.shape[1], n_outputs=n_outputs)
     if not _in_lanes(student, architecture):
-        final, last_finite = train_batches(
+        final, last_finite = train_stacks(
             X,
             labels,
             architecture=architecture,
             student=student,
             initial=initial,
+            rows=rows,
             row_weights=row_weights,
+            order=order,
             n_workers=n_workers,
         )
-        _check_finite(final, last_finite, student, first_student)
+        n_steps = _n_steps(student, X.shape[0], np.arange(n_rows) if rows is None else rows)
+        _check_finite(final, last_finite, student, n_steps=n_steps, first_student=first_student)
         return TrainedNetworks(architecture=architecture, parameters=final)
     inputs = extended(X)
     final = tuple(np.empty(layer.shape, dtype=np.float32) for layer in initial)
@@ -128,13 +138,15 @@ def train_networks(
             layer[students] = np.moveaxis(trained, -1, 0)[:size]
 
     for_groups(train_group, n_students, n_workers=n_workers)
-    _check_finite(final, last_finite, student, first_student)
+    last_finite[last_finite == student.epochs] = ALWAYS
+    _check_finite(final, last_finite, student, n_steps=student.epochs, first_student=first_student)
     return TrainedNetworks(architecture=architecture, parameters=final)
 
 
 def _in_lanes(student: NetworkStudent, architecture: Architecture) -> bool:
-    """Whether the fused loops of this module train such a student; :mod:`kdstats.networks.batches` trains them all."""
+    """Whether the fused loops of this module train such a student; :mod:`kdstats.networks.stacks` trains them all."""
     plain = student.momentum == 0.0 and student.weight_decay == 0.0
+    plain &= student.batch_size is None and student.early_stopping is None
     return architecture.has_lanes and plain and student.optimizer in ("adam", "sgd")
 
 
@@ -199,15 +211,24 @@ def _descend(group: _Trainee, student: NetworkStudent) -> NDArray[np.int64]:
     return last_finite
 
 
+def _n_steps(student: NetworkStudent, n_inputs: int, rows: NDArray[np.int64]) -> int:
+    """Steps of a student that does not stop early."""
+    n_rows = int(rows.shape[-1])
+    if student.early_stopping is not None:
+        n_rows -= int(student.early_stopping.held_out_inputs(n_inputs)[rows].sum())
+    return student.epochs * math.ceil(n_rows / (student.batch_size or n_rows))
+
+
 def _check_finite(
-    final: Parameters, last_finite: NDArray[np.int64], student: NetworkStudent, first_student: int
+    final: Parameters, last_finite: NDArray[np.int64], student: NetworkStudent, *, n_steps: int, first_student: int
 ) -> None:
     finite = np.logical_and.reduce([np.isfinite(layer).all(axis=(1, 2)) for layer in final])
-    bad = np.flatnonzero(~finite | (last_finite < student.epochs))
+    bad = np.flatnonzero(~finite | (last_finite != ALWAYS))
     if bad.size:
-        worst = bad[np.argmin(last_finite[bad])]
+        steps = np.where(last_finite == ALWAYS, n_steps, last_finite)
+        worst = bad[np.argmin(steps[bad])]
         raise DivergedStudentError(
-            f"student {first_student + worst} diverged after step {last_finite[worst]} of {student.epochs} "
+            f"student {first_student + worst} diverged after step {steps[worst]} of {n_steps} "
             f"({bad.size} of {finite.size} students of its block did); "
             f"`learning_rate` must be smaller than {student.learning_rate:g}, or X and the labels scaled"
         )

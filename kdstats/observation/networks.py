@@ -10,7 +10,7 @@ degrees of freedom, and to make the labels of pilot students and of the earlier 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from kdstats.networks.architecture import Parameters, architecture_of, initial_p
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
 from kdstats.networks.linear_training import descend, minimise
+from kdstats.networks.stacks import BatchOrder
 from kdstats.networks.training import train_networks
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.predictive import residual_divisor, residual_variance
@@ -97,12 +98,15 @@ def observe(
     -----
     A student's own predictive distribution at a point is its prediction plus Gaussian noise with
     its residual variance: for a linear student as its ``residual_variance`` says, for a network the
-    residual sum of squares over the number of its training rows (maximum likelihood). With
-    ``multi_response`` students are trained on the mean labels, which give the gradients of the kn
-    rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
+    residual sum of squares over the number of its rows, held-out ones included (maximum likelihood). With
+    ``multi_response`` students trained full batch are trained on the mean labels, which give the gradients of the
+    kn rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
 
     The initial weights of networks come from the seed ``student_initialization``; with that source
-    off, all students start from one common draw.
+    off, all students start from one common draw. A student with a ``batch_size`` goes through its rows (the n
+    inputs, or its resampled ones in the order of the inputs; for ``multi_response`` once for each response) in a
+    random order of its own from the seed ``data_order``, drawn anew for each epoch; with that source off, all
+    students share one sequence of orders.
     """
     started = time.perf_counter()
     if not isinstance(problem, DistillationProblem):
@@ -113,7 +117,7 @@ def observe(
         as_count("n_workers", n_workers)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
     trainer: _Trainer = (
-        _Networks(problem, seeds) if isinstance(problem.student, NetworkStudent) else _Linear(problem, seeds, law)
+        _Networks(problem, seeds, law) if isinstance(problem.student, NetworkStudent) else _Linear(problem, seeds, law)
     )
     if "student_output" in problem.design.sources:
         residual_divisor(problem, trainer.fit)
@@ -164,11 +168,11 @@ class _Networks:
 
     fit: Smoother | None = None
 
-    def __init__(self, problem: DistillationProblem, seeds: Seeds) -> None:
+    def __init__(self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw) -> None:
         student = problem.student
         assert isinstance(student, NetworkStudent)
-        self.problem, self.student, self.seeds = problem, student, seeds
-        self.description = ", ".join(f"{name}={value}" for name, value in asdict(student).items()) + ", float32"
+        self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
+        self.description = ", ".join([*_said(student), "float32"])
         self.architecture = architecture_of(
             student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
         )
@@ -184,14 +188,14 @@ class _Networks:
 
     def _train(self, drawn: TrainingBlock, block: int, first: int, n_workers: int | None) -> _Trained:
         problem, n_students = self.problem, drawn.labels.shape[0]
+        self._refuse_unseen(drawn, block * BLOCK + first)
         trained = train_networks(
             problem.teacher.X,
-            drawn.labels,
             student=self.student,
             initial=self._initial(block, first, n_students),
-            row_weights=drawn.counts,
             n_workers=n_workers,
             first_student=block * BLOCK + first,
+            **self._rows(drawn, block, first),
         )
 
         def predict_at(points: FloatArray) -> FloatArray:
@@ -205,6 +209,45 @@ class _Networks:
                 problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
             )
         return _Trained(predictions=predictions, variances=variances)
+
+    def _rows(self, drawn: TrainingBlock, block: int, first: int) -> dict[str, Any]:
+        """Labels and how they count, as a full batch or as rows that can be batched."""
+        problem, n_students = self.problem, drawn.labels.shape[0]
+        if self.student.batch_size is None:
+            return {"labels": drawn.labels, "row_weights": drawn.counts}
+        n, k = problem.teacher.n_inputs, 1
+        labels = drawn.labels[:, None]
+        if problem.design.strategy == "multi_response":
+            k = problem.design.n_responses
+            labels = draw_responses(problem, self.seeds, block, self.law)[first : first + n_students]
+        inputs = np.arange(n)[None]
+        if drawn.counts is not None:
+            inputs = np.stack([np.repeat(np.arange(n), counts) for counts in drawn.counts])
+            labels = np.take_along_axis(labels, inputs[:, None, :, None], axis=2)
+        rows = np.tile(inputs, (1, k))
+        order = BatchOrder(
+            seeds=self.seeds,
+            first_student=block * BLOCK + first,
+            common="data_order" not in problem.design.sources,
+        )
+        return {
+            "labels": labels.reshape(n_students, -1, labels.shape[-1]),
+            "rows": rows[0] if drawn.counts is None else rows,
+            "order": order,
+        }
+
+    def _refuse_unseen(self, drawn: TrainingBlock, first_student: int) -> None:
+        """Refuse students whose resample has no held-out input, or no other."""
+        if self.student.early_stopping is None or drawn.counts is None:
+            return
+        held = self.student.early_stopping.held_out_inputs(self.problem.teacher.n_inputs)
+        for kind, inputs in (("", held), ("not ", ~held)):
+            empty = np.flatnonzero(drawn.counts[:, inputs].sum(axis=1) == 0)
+            if empty.size:
+                raise ObservationError(
+                    f"`resample_size` must give every student inputs that are {kind}held out for early stopping; got "
+                    f"{self.problem.resample_size}, which gave student {first_student + empty[0]} none"
+                )
 
     @property
     def is_small(self) -> bool:
@@ -331,6 +374,12 @@ def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
     columns = torch.from_numpy(np.moveaxis(coefficients, 1, 0).reshape(width, -1))
     outputs = (torch.from_numpy(np.array(inputs)) @ columns).numpy()
     return np.moveaxis(outputs.reshape(-1, n_students, n_outputs), 1, 0)
+
+
+def _said(student: NetworkStudent) -> list[str]:
+    """Tell every option of a student that is on."""
+    options = {item.name: getattr(student, item.name) for item in fields(student)}
+    return [f"{name}={value}" for name, value in options.items() if value not in (None, 0.0)]
 
 
 def _select(drawn: TrainingBlock, students: slice) -> TrainingBlock:

@@ -2,7 +2,7 @@
 
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
-from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "STRATEGIES",
     "Design",
     "DistillationProblem",
+    "EarlyStopping",
     "GaussianTeacher",
     "GradientDescent",
     "LinearStudent",

@@ -14,7 +14,7 @@ from kdstats.problem.validation import as_array, as_choice, as_count, as_covaria
 
 __all__ = ["SOURCES", "STRATEGIES", "VARIANCE_ESTIMATES", "Design", "VarianceWeighting"]
 
-SOURCES = ("teacher_output", "student_initialization", "data_resampling", "student_output")
+SOURCES = ("teacher_output", "student_initialization", "data_order", "data_resampling", "student_output")
 STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting")
 #: Weights whose response variances each student estimates from its own responses.
 VARIANCE_ESTIMATES = ("pooled", "per_input", "shrunken")
@@ -162,7 +162,8 @@ class Design:
         Default "single" for one response, "averaging" otherwise. ``single`` takes k = 1.
     sources : iterable of str, optional
         Sources of randomness that are on; the others are held at their mean (an initialization
-        that has no useful mean, of a network, is held at one common draw). Default: all, with
+        that has no useful mean, of a network, is held at one common draw, and so is the order of
+        mini-batches). Default: all, with
         ``data_resampling`` only where ``resample_size`` is given.
     resample_size : int, optional
         Each student sees this many rows, drawn with replacement from the n labelled inputs

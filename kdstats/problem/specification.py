@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import invalid
 from kdstats.problem.design import Design, VarianceWeighting
-from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
 from kdstats.problem.validation import as_count, as_labels
 
@@ -30,7 +30,11 @@ _KINDS: dict[str, dict[str, type]] = {
     "student": {"linear": LinearStudent, "network": NetworkStudent},
     "design": {"design": Design},
 }
-_NESTED: dict[str, type] = {"training": GradientDescent, "weighting": VarianceWeighting}
+_NESTED: dict[str, type] = {
+    "training": GradientDescent,
+    "early_stopping": EarlyStopping,
+    "weighting": VarianceWeighting,
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,12 +74,8 @@ class DistillationProblem:
         self._check_responses()
         if isinstance(self.student, LinearStudent):
             self._check_linear_student(self.student)
-        elif self.design.strategy == "variance_weighting":
-            raise invalid(
-                "strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting"
-            )
-        elif self.design.n_generations > 1:
-            raise invalid("n_generations", "be 1 for a NetworkStudent", self.design.n_generations)
+        else:
+            self._check_network_student(self.student)
 
     def _check_query(self) -> None:
         query, p = self.design.X_query, self.teacher.n_features
@@ -134,6 +134,25 @@ class DistillationProblem:
                 raise invalid("covariance", "be left out with the source 'data_resampling'", "given")
             if design.n_generations > 1:
                 raise invalid("n_generations", "be 1 with the source 'data_resampling'", design.n_generations)
+
+    def _check_network_student(self, student: NetworkStudent) -> None:
+        if self.design.strategy == "variance_weighting":
+            raise invalid(
+                "strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting"
+            )
+        if self.design.n_generations > 1:
+            raise invalid("n_generations", "be 1 for a NetworkStudent", self.design.n_generations)
+        stopping, n = student.early_stopping, self.teacher.n_inputs
+        if stopping is None:
+            return
+        if stopping.n_held_out(n) >= n:
+            raise invalid("held_out", f"leave inputs to train on out of {n}", stopping.held_out)
+        if student.batch_size is not None and self.resample_size is not None:
+            raise invalid(
+                "early_stopping",
+                "be left out where rows are resampled and batched (students would differ in number of steps)",
+                "given",
+            )
 
     @property
     def X_query(self) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from kdstats.problem.validation import (
     as_covariance,
     as_flag,
     as_number,
+    as_probability,
 )
 
-__all__ = ["GradientDescent", "LinearStudent", "NetworkStudent"]
+__all__ = ["EarlyStopping", "GradientDescent", "LinearStudent", "NetworkStudent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +167,54 @@ NORMAL_VARIANCES = (2.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop training when the loss on held-out inputs no longer falls; keep the best parameters.
+
+    After every epoch the loss is computed on the held-out rows, on which no gradient is taken. A student whose
+    loss has not fallen below its lowest by more than ``min_improvement`` for ``patience`` epochs stops and goes
+    back to the parameters of its best epoch; so does one that reaches its last epoch. Every student stops at a
+    time of its own.
+
+    Parameters
+    ----------
+    patience : int, default 10
+        Epochs without improvement, at least 1.
+    held_out : float, default 0.2
+        Share of the labelled inputs that is held out, between 0 and 1; rounded up to whole inputs. The same
+        inputs for all students, with the labels and as often as each student has them.
+    min_improvement : float, default 0.0
+        In units of the loss, at least 0.
+    split_seed : int, default 0
+        Which inputs: the first ones of the random order with this seed.
+    """
+
+    patience: int = 10
+    held_out: float = 0.2
+    min_improvement: float = 0.0
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patience", as_count("patience", self.patience))
+        object.__setattr__(self, "held_out", as_probability("held_out", self.held_out))
+        improvement = as_number("min_improvement", self.min_improvement, minimum=0.0)
+        object.__setattr__(self, "min_improvement", improvement)
+        object.__setattr__(self, "split_seed", as_count("split_seed", self.split_seed, minimum=0))
+
+    def n_held_out(self, n_inputs: int) -> int:
+        """Return how many of n inputs are held out."""
+        return math.ceil(self.held_out * n_inputs)
+
+    def held_out_inputs(self, n_inputs: int) -> NDArray[np.bool_]:
+        """Return which of n inputs are held out, shape (n,)."""
+        held = np.zeros(n_inputs, dtype=bool)
+        order = np.random.Generator(np.random.Philox(self.split_seed)).permutation(n_inputs)
+        held[order[: self.n_held_out(n_inputs)]] = True
+        return held
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkStudent:
-    r"""Feed-forward network on the teacher's labels, trained full batch on the mean squared error.
+    r"""Feed-forward network on the teacher's labels, trained on the mean squared error.
 
     The loss of a student is :math:`\frac{1}{nq}\sum_{i,j} (f_j(x_i) - y_{ij})^2` over n rows and q
     outputs, as PyTorch's ``mse_loss`` (no factor 1/2). One step of plain gradient descent with learning
@@ -185,7 +233,12 @@ class NetworkStudent:
     learning_rate : float, default 0.01
         Step size, greater than 0.
     epochs : int, default 200
-        Full-batch steps.
+        Passes over the rows; full-batch steps unless ``batch_size`` is given.
+    batch_size : int, optional
+        Rows in a mini-batch, on whose mean loss a step is taken. Before each epoch a student's rows are put in
+        random order (source ``data_order``) and cut; the last batch may be smaller. Default: all rows.
+    early_stopping : EarlyStopping, optional
+        Default: train for all epochs.
     momentum : float, default 0.0
         Of ``sgd``, at least 0 and less than 1: the velocity v becomes ``momentum * v + gradient`` and moves
         the parameters by ``-learning_rate * v``. With another optimizer it must be 0.
@@ -209,6 +262,8 @@ class NetworkStudent:
     optimizer: str = "adam"
     learning_rate: float = 0.01
     epochs: int = 200
+    batch_size: int | None = None
+    early_stopping: EarlyStopping | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
     parameterization: str = "standard"
@@ -228,6 +283,10 @@ class NetworkStudent:
         rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "epochs", as_count("epochs", self.epochs))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
+        if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
+            raise invalid("early_stopping", "be an EarlyStopping or None", self.early_stopping)
         object.__setattr__(self, "momentum", as_number("momentum", self.momentum, minimum=0.0))
         if self.momentum >= 1.0:
             raise invalid("momentum", "be less than 1", self.momentum)

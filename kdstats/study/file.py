@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kdstats.errors import StudyError
 from kdstats.problem.design import Design
 from kdstats.problem.specification import DistillationProblem
-from kdstats.problem.student import GradientDescent, LinearStudent, NetworkStudent
+from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
 from kdstats.study.data import BUILT_IN, Dataset, load_dataset, read_csv
 
@@ -96,6 +96,15 @@ class LinearTable(_Table):
         return LinearStudent(training=training, **options)
 
 
+class EarlyStoppingTable(_Table):
+    """When a network stops before its last epoch."""
+
+    patience: int = 10
+    held_out: float = 0.2
+    min_improvement: float = 0.0
+    split_seed: int = 0
+
+
 class NetworkTable(_Table):
     """A feed-forward network."""
 
@@ -105,6 +114,8 @@ class NetworkTable(_Table):
     optimizer: str = "adam"
     learning_rate: float = 0.01
     epochs: int = 200
+    batch_size: int | None = None
+    early_stopping: EarlyStoppingTable | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
     parameterization: str = "standard"
@@ -113,7 +124,9 @@ class NetworkTable(_Table):
 
     def student(self) -> NetworkStudent:
         """Return what the table describes."""
-        return NetworkStudent(hidden=tuple(self.hidden), **self.model_dump(exclude={"kind", "hidden"}))
+        options = self.model_dump(exclude={"kind", "hidden", "early_stopping"})
+        stopping = None if self.early_stopping is None else EarlyStopping(**self.early_stopping.model_dump())
+        return NetworkStudent(hidden=tuple(self.hidden), early_stopping=stopping, **options)
 
 
 class DesignTable(_Table):

@@ -192,7 +192,7 @@ def batch_seeds(problem: DistillationProblem, seeds: Seeds, number: int) -> Seed
     return own.with_seed(**held)
 
 
-SOURCES = {"teacher_output", "student_initialization", "data_resampling", "student_output"}
+SOURCES = {"teacher_output", "student_initialization", "data_order", "data_resampling", "student_output"}
 
 
 def _prediction(problem: DistillationProblem) -> VarianceComponents:

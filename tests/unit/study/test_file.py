@@ -1,6 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+import kdstats as kd
 from kdstats.errors import StudyError
 from kdstats.study import Study, load_dataset
 
@@ -31,6 +34,31 @@ def test_text_form_reads_back_the_same(study, tmp_path):
     again = Study.from_toml(path)
     assert again.as_dict() == study.as_dict()
     assert again.setting().problem.fingerprint() == study.setting().problem.fingerprint()
+
+
+def test_every_option_of_a_network_student_has_a_key(tmp_path):
+    options = {
+        "hidden": [6, 5],
+        "activation": "erf",
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "weight_decay": 0.01,
+        "learning_rate": 0.02,
+        "epochs": 30,
+        "batch_size": 16,
+        "early_stopping": {"patience": 4, "held_out": 0.25, "min_improvement": 0.001, "split_seed": 3},
+        "parameterization": "ntk",
+        "weight_variance": 1.5,
+        "bias_variance": 0.1,
+    }
+    missing = {field.name for field in dataclasses.fields(kd.NetworkStudent)} - set(options)
+    assert not missing
+    document = {"data": {"dataset": "diabetes"}, "teacher": {"noise_fraction": 0.5}}
+    problem = Study({**document, "student": {"kind": "network", **options}}).setting().problem
+    stopping = kd.EarlyStopping(**options.pop("early_stopping"))
+    assert problem.student == kd.NetworkStudent(early_stopping=stopping, **options)
+    (tmp_path / "problem.toml").write_text(problem.to_toml())
+    assert kd.DistillationProblem.from_toml(tmp_path / "problem.toml").student == problem.student
 
 
 def test_csv_is_found_beside_the_study_file(tmp_path):

@@ -1,20 +1,26 @@
 """Students of every kind, trained as stacks, are the students that a plain PyTorch loop trains one by one."""
 
+import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import kdstats as kd
-from kdstats.errors import DivergedStudentError
+from kdstats.errors import DivergedStudentError, ObservationError, ProblemError
 from kdstats.networks.architecture import architecture_of, initial_parameters, predict
-from kdstats.networks.batches import batch_size
+from kdstats.networks.stacks import BatchOrder, stack_size
 from kdstats.networks.training import train_networks
 from kdstats.observation.networks import observe
+from kdstats.sampling import Gaussian
+from kdstats.sampling.training_sets import draw_responses, draw_training_block
+from kdstats.streams import as_seeds
 
 #: Students compared, and how far the median error may lie above that of PyTorch's own float32.
 N_STUDENTS, FACTOR = 5, 4.0
+SEEDS = as_seeds(17)
 POINTS = np.random.default_rng(9).normal(size=(25, 4))
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "erf": torch.erf, "gelu": torch.nn.functional.gelu}
 
@@ -49,7 +55,7 @@ class Plain(torch.nn.Module):
         return signal
 
 
-def one_by_one(X, labels, student, initial, dtype):
+def one_by_one(X, labels, student, initial, dtype, held=None):
     outputs = []
     for s, y in enumerate(labels):
         network = Plain(student, [layer[s] for layer in initial], dtype)
@@ -60,10 +66,29 @@ def one_by_one(X, labels, student, initial, dtype):
         optimizer = kind(network.parameters(), **options)
         rows = X[s] if isinstance(X, list) else X
         inputs, targets = torch.tensor(rows, dtype=dtype), torch.tensor(y, dtype=dtype)
+        if student.early_stopping is not None:
+            validation = inputs[held], targets[held]
+            inputs, targets = inputs[~held], targets[~held]
+        shuffle = SEEDS.generator("data_order", s)
+        best, waited = np.inf, 0
         for _ in range(student.epochs):
-            optimizer.zero_grad()
-            torch.nn.functional.mse_loss(network(inputs), targets).backward()
-            optimizer.step()
+            order = shuffle.permutation(len(inputs)) if student.batch_size else np.arange(len(inputs))
+            for first in range(0, len(inputs), student.batch_size or len(inputs)):
+                batch = order[first : first + (student.batch_size or len(inputs))]
+                optimizer.zero_grad()
+                torch.nn.functional.mse_loss(network(inputs[batch]), targets[batch]).backward()
+                optimizer.step()
+            if student.early_stopping is not None:
+                with torch.no_grad():
+                    loss = torch.nn.functional.mse_loss(network(validation[0]), validation[1]).item()
+                if loss < best - student.early_stopping.min_improvement:
+                    best, waited, kept = loss, 0, copy.deepcopy(network.state_dict())
+                else:
+                    waited += 1
+                if waited >= student.early_stopping.patience:
+                    break
+        if student.early_stopping is not None:
+            network.load_state_dict(kept)
         with torch.no_grad():
             outputs.append(network(torch.tensor(POINTS, dtype=dtype)).double().numpy())
     return np.array(outputs)
@@ -86,10 +111,10 @@ def together(X, labels, student, initial, **options):
     return predict(trained.architecture, trained.parameters, POINTS)
 
 
-def assert_as_accurate_as_pytorch(ours, X, labels, student, initial):
+def assert_as_accurate_as_pytorch(ours, X, labels, student, initial, held=None):
     """The error against a float64 run is that of PyTorch's float32, in the median: kinks magnify single students'."""
-    exact = one_by_one(X, labels, student, initial, torch.float64)
-    single = one_by_one(X, labels, student, initial, torch.float32)
+    exact = one_by_one(X, labels, student, initial, torch.float64, held)
+    single = one_by_one(X, labels, student, initial, torch.float32, held)
     errors, allowed = (np.median(np.abs(other - exact).max(axis=(1, 2))) for other in (ours, single))
     assert errors <= FACTOR * allowed
     assert allowed < 1e-4 * exact.std()
@@ -103,7 +128,9 @@ STUDENTS = [
     kd.NetworkStudent(hidden=(12, 9), activation="tanh", **NTK | {"optimizer": "adam", "learning_rate": 0.02}),
     kd.NetworkStudent(hidden=(16,), activation="erf", epochs=40),
     kd.NetworkStudent(hidden=(9, 7), activation="gelu", epochs=40),
-    kd.NetworkStudent(hidden=(9,), activation="gelu", optimizer="sgd", learning_rate=0.1, weight_variance=2.0),
+    kd.NetworkStudent(
+        hidden=(9,), activation="gelu", optimizer="sgd", learning_rate=0.1, weight_variance=2.0, epochs=50
+    ),
     kd.NetworkStudent(hidden=(40, 40), activation="tanh", epochs=40),
     kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.05, momentum=0.9, epochs=60),
     kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.1, weight_decay=0.1, epochs=60),
@@ -146,6 +173,137 @@ def test_several_outputs_and_row_weights_against_repeated_rows():
     ours = together(X, labels, student, initial, row_weights=counts)
     resampled = np.stack([y[drawn] for y, drawn in zip(labels, rows, strict=True)])
     assert_as_accurate_as_pytorch(ours, [X[drawn] for drawn in rows], resampled, student, initial)
+
+
+BATCHED = {"hidden": (8,), "activation": "tanh", "epochs": 12, "batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        kd.NetworkStudent(**BATCHED),
+        kd.NetworkStudent(**BATCHED | {"hidden": (6, 5), "optimizer": "sgd", "momentum": 0.5, "batch_size": 25}),
+    ],
+    ids=lambda s: s.optimizer,
+)
+def test_mini_batches_against_one_by_one(student):
+    X, labels = training_set()
+    _, initial = starts(student)
+    ours = together(X, labels, student, initial, order=BatchOrder(seeds=SEEDS))
+    assert_as_accurate_as_pytorch(ours, X, labels, student, initial)
+    other = together(X, labels, student, initial, order=BatchOrder(seeds=as_seeds(18)))
+    with pytest.raises(AssertionError):
+        assert_as_accurate_as_pytorch(other, X, labels, student, initial)
+
+
+STOPPING = kd.EarlyStopping(patience=3, held_out=0.3)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("epochs", [8, 90])
+def test_early_stopping_against_one_by_one(batch_size, epochs):
+    student = kd.NetworkStudent(
+        hidden=(8,),
+        activation="tanh",
+        learning_rate=0.05,
+        epochs=epochs,
+        batch_size=batch_size,
+        early_stopping=STOPPING,
+    )
+    X, labels = training_set()
+    _, initial = starts(student)
+    held = np.zeros(len(X), dtype=bool)
+    held[np.random.Generator(np.random.Philox(0)).permutation(len(X))[:18]] = True
+    order = BatchOrder(seeds=SEEDS)
+    ours = together(X, labels, student, initial, order=order)
+    assert_as_accurate_as_pytorch(ours, X, labels, student, initial, held)
+    if epochs == 90:
+        for change in ({"early_stopping": kd.EarlyStopping(patience=3, held_out=0.3, split_seed=1)}, {"epochs": 3}):
+            other = together(X, labels, replace(student, **change), initial, order=order)
+            with pytest.raises(AssertionError):
+                assert_as_accurate_as_pytorch(other, X, labels, student, initial, held)
+
+
+def test_students_stop_apart_and_what_happens_to_others_later_does_not_move_them():
+    student = kd.NetworkStudent(hidden=(8,), activation="tanh", learning_rate=0.05, epochs=60, early_stopping=STOPPING)
+    X, labels = training_set(n_students=20)
+    _, initial = starts(student, n_students=20)
+    ours = together(X, labels, student, initial)
+    order = np.random.default_rng(0).permutation(20)
+    again = together(X, labels[order], student, tuple(layer[order] for layer in initial))
+    np.testing.assert_allclose(again, ours[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("resample_size", [None, 15])
+@pytest.mark.parametrize("strategy", ["averaging", "multi_response"])
+def test_rows_of_observed_mini_batches(strategy, resample_size):
+    """What the engine feeds each student, rebuilt from the streams as the documentation states them."""
+    student = kd.NetworkStudent(hidden=(8,), activation="tanh", epochs=6, batch_size=7)
+    X = np.random.default_rng(1).normal(size=(20, 4))
+    teacher = kd.GaussianTeacher(X, X[:, 0] - X[:, 1] ** 2, noise_variance=0.4)
+    design = kd.Design(POINTS, n_responses=3, strategy=strategy, resample_size=resample_size)
+    problem = kd.DistillationProblem(teacher=teacher, student=student, design=design)
+    seen = observe(problem, n_students=N_STUDENTS, rng=SEEDS).student_predictions.values
+    responses = draw_responses(problem, SEEDS, 0, Gaussian())[:N_STUDENTS]
+    if strategy == "averaging":
+        responses = responses.mean(axis=1, keepdims=True)
+    counts = draw_training_block(problem, SEEDS, 0, Gaussian()).counts
+    inputs, labels = [], []
+    for s, own in enumerate(responses):
+        rows = np.arange(20) if counts is None else np.repeat(np.arange(20), counts[s])
+        inputs.append(np.concatenate([X[rows] for _ in own]))
+        labels.append(np.concatenate([response[rows] for response in own]))
+    architecture = architecture_of(student, n_features=4, n_outputs=1)
+    initial = initial_parameters(architecture, SEEDS.generator("student_initialization", 0), n_students=256)
+    first = tuple(layer[:N_STUDENTS] for layer in initial)
+    assert_as_accurate_as_pytorch(seen, inputs, labels, student, first)
+
+
+def test_the_order_of_mini_batches_is_a_source_of_its_own():
+    X = np.random.default_rng(1).normal(size=(20, 4))
+    teacher = kd.GaussianTeacher(X, X[:, 0], noise_variance=0.0)
+
+    def variance(batch_size, *sources, seeds=SEEDS):
+        student = kd.NetworkStudent(hidden=(8,), activation="tanh", epochs=5, batch_size=batch_size)
+        problem = kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(sources=sources))
+        return observe(problem, n_students=40, rng=seeds)
+
+    ordered = variance(7, "data_order")
+    assert (ordered.inter_student.values > 0.0).all()
+    assert (variance(7).inter_student.values == 0.0).all()
+    assert (variance(None, "data_order").inter_student.values == 0.0).all()
+    moved = variance(7, "data_order", seeds=SEEDS.with_seed(data_order=5)).student_predictions.values
+    assert (moved != ordered.student_predictions.values).any(axis=(1, 2)).all()
+    start = variance(7, "student_initialization").student_predictions.values
+    assert len(np.unique(start[:, 0, 0])) == 40
+
+
+def test_resampled_students_with_early_stopping():
+    X, labels = training_set(n_students=1)
+    teacher = kd.GaussianTeacher(X, labels[0, :, 0], noise_variance=0.1)
+    student = kd.NetworkStudent(hidden=(8,), epochs=30, early_stopping=STOPPING)
+
+    def problem(size, student=student):
+        design = kd.Design(POINTS, resample_size=size)
+        return kd.DistillationProblem(teacher=teacher, student=student, design=design)
+
+    answer = observe(problem(50), n_students=30, rng=1)
+    assert (answer.inter_student.values > 0).all()
+    with pytest.raises(ObservationError, match=r"`resample_size` must give every student inputs .*got 3, which gave"):
+        observe(problem(3), n_students=30, rng=1)
+    with pytest.raises(ProblemError, match="`early_stopping` must be left out where rows are resampled and batched"):
+        problem(50, replace(student, batch_size=8))
+    with pytest.raises(ProblemError, match="`held_out` must leave inputs to train on out of 60"):
+        problem(None, replace(student, early_stopping=kd.EarlyStopping(held_out=0.999)))
+
+
+def test_a_student_that_diverges_in_mini_batches_is_named():
+    student = kd.NetworkStudent(hidden=(6,), optimizer="sgd", epochs=20, batch_size=16, early_stopping=STOPPING)
+    X, labels = training_set(n_students=40)
+    labels[37] *= 1e25
+    _, initial = starts(student, n_students=40)
+    with pytest.raises(DivergedStudentError, match=r"student 293 diverged after step \d+ of 60 \(1 of 40 students"):
+        together(X, labels, student, initial, order=BatchOrder(seeds=SEEDS), first_student=256)
 
 
 def test_wide_students_move_as_their_tangent_kernel_says():
@@ -201,7 +359,7 @@ def test_numbers_depend_neither_on_threads_nor_on_how_many_are_trained(hidden):
     architecture, initial = starts(student, n_students=40)
     reference = together(X, labels, student, initial, n_workers=1)
     assert np.array_equal(together(X, labels, student, initial, n_workers=2), reference)
-    for count in (35, batch_size(architecture, len(X)) - 1 or 1):
+    for count in (35, stack_size(architecture, len(X)) - 1 or 1):
         fewer = together(X, labels[:count], student, tuple(layer[:count] for layer in initial))
         assert np.array_equal(fewer, reference[:count])
     assert len(np.unique(reference[:, 0, 0])) == 40
@@ -221,7 +379,7 @@ def test_equal_students_end_equal_to_the_bit_in_any_company(hidden):
 
 def test_batches_shrink_with_the_size_of_a_student():
     sizes = [
-        batch_size(architecture_of(kd.NetworkStudent(hidden=(width, width)), n_features=13, n_outputs=1), 404)
+        stack_size(architecture_of(kd.NetworkStudent(hidden=(width, width)), n_features=13, n_outputs=1), 404)
         for width in (8, 64, 256, 2048)
     ]
     assert sizes == sorted(sizes, reverse=True)
