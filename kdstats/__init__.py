@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 #: Public name -> module that defines it; modules are imported when a name is first used.
 _HOMES = {
+    "BayesianLinearStudent": "kdstats.problem",
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains
     from kdstats.problem import (
+        BayesianLinearStudent as BayesianLinearStudent,
         Design as Design,
         DistillationProblem as DistillationProblem,
         EarlyStopping as EarlyStopping,

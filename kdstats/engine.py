@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import MissingDependencyError, UnsupportedProblemError, invalid
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 
@@ -22,15 +23,18 @@ __all__ = ["OBSERVATION_ENGINES", "PREDICTION_ENGINES", "Engine", "load_engine",
 PREDICTION_ENGINES = {
     "closed_form": "kdstats.prediction.closed_form:predict",
     "monte_carlo": "kdstats.prediction.monte_carlo:predict",
+    "conjugate": "kdstats.prediction.conjugate:predict",
 }
 OBSERVATION_ENGINES = {
     "linear": "kdstats.observation.linear:observe",
     "networks": "kdstats.observation.networks:observe",
+    "conjugate": "kdstats.observation.conjugate:observe",
 }
 #: What each student is predicted and observed with when no engine is named.
 DEFAULTS: dict[type, tuple[str | None, str]] = {
     LinearStudent: ("closed_form", "linear"),
     NetworkStudent: (None, "networks"),
+    BayesianLinearStudent: ("conjugate", "conjugate"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}

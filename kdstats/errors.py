@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ApproximationWarning",
     "ComparisonError",
+    "ConvergenceWarning",
     "DataError",
     "DependentStudentsWarning",
     "DivergedStudentError",
@@ -17,6 +18,7 @@ __all__ = [
     "KdstatsError",
     "KdstatsWarning",
     "MissingDependencyError",
+    "MisstatedNoiseWarning",
     "NegativeComponentWarning",
     "ObservationError",
     "PrecisionWarning",
@@ -95,6 +97,14 @@ class NegativeComponentWarning(KdstatsWarning):
 
 class DependentStudentsWarning(KdstatsWarning):
     """Students that a test takes for independent share random draws."""
+
+
+class MisstatedNoiseWarning(KdstatsWarning):
+    """Students are told a noise variance that their labels do not have."""
+
+
+class ConvergenceWarning(KdstatsWarning):
+    """A component rests on Markov chains, or weights, that fail their diagnostics; it is marked unreliable."""
 
 
 class ApproximationWarning(KdstatsWarning):

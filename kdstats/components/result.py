@@ -54,6 +54,9 @@ class VarianceComponents:
         Inter-student covariance between query points, dims ``(output, point, point_other)``.
     student_predictions : xarray.DataArray, optional
         Mean prediction of each student, dims ``(student, point, output)``.
+    intra_parts : xarray.Dataset, optional
+        What ``intra_student`` of Bayesian students is made of: variables ``parameter`` (uncertainty
+        about the parameters) and ``noise`` (the noise they believe in), which add up to it.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class VarianceComponents:
     mean_squares: xr.Dataset | None = None
     covariance: xr.DataArray | None = None
     student_predictions: xr.DataArray | None = None
+    intra_parts: xr.Dataset | None = None
 
     def __post_init__(self) -> None:
         for name in ("estimate", "standard_error"):

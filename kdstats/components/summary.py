@@ -129,6 +129,13 @@ def _notes(components: VarianceComponents) -> list[str]:
     for name, meaning in DEGENERATE.items():
         if name in degenerate:
             notes.append(f"Degenerate: {meaning}, so the {name} mean square is 0 and its standard error says nothing.")
+    if components.intra_parts is not None:
+        parameter, noise = (float(components.intra_parts[name].mean()) for name in ("parameter", "noise"))
+        notes.append(f"intra_student is {parameter:.4g} of parameter uncertainty and {noise:.4g} of noise, on average.")
+    unreliable = components.attrs.get("unreliable") or ()
+    if unreliable:
+        reason = components.attrs.get("unreliable_because", "their diagnostics fail")
+        notes.append(f"UNRELIABLE: {', '.join(unreliable)}: {reason}.")
     if components.exactness in CAVEATS:
         notes.append(CAVEATS[components.exactness])
     if components.exactness != "exact" and components.total.sizes["point"] * components.total.sizes["output"] > 1:

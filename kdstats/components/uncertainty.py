@@ -160,6 +160,7 @@ def average(components: VarianceComponents) -> VarianceComponents:
         mean_squares=mean_squares,
         covariance=None,
         student_predictions=None,
+        intra_parts=None if components.intra_parts is None else _mean(components.intra_parts),
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdstats.errors import DuplicateStudentsError
 from kdstats.linear.label_law import initialization_variance, label_law
 from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling.laws import NoiseLaw, UserLaw
@@ -152,7 +153,7 @@ def _suspects(
         return everyone if reached.any() else nobody
     if _reaches_every_student(_response_variances(problem), problem):
         return everyone
-    if "student_initialization" not in problem.design.sources:
+    if isinstance(problem.student, BayesianLinearStudent) or "student_initialization" not in problem.design.sources:
         return nobody
     by_point = rows.reshape(rows.shape[0], problem.n_points, -1)
     return np.flatnonzero((np.ptp(by_point, axis=1) > 0.0).any(axis=1))

@@ -1,5 +1,6 @@
 """What is asked: frozen descriptions, validated once, that compute nothing."""
 
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -8,6 +9,7 @@ from kdstats.problem.teacher import GaussianTeacher
 __all__ = [
     "SOURCES",
     "STRATEGIES",
+    "BayesianLinearStudent",
     "Design",
     "DistillationProblem",
     "EarlyStopping",

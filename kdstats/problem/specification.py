@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tomllib
+import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.errors import invalid
+from kdstats.errors import MisstatedNoiseWarning, invalid
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -23,11 +25,11 @@ from kdstats.problem.validation import as_count, as_labels
 
 __all__ = ["DistillationProblem"]
 
-Student = LinearStudent | NetworkStudent
+Student = LinearStudent | NetworkStudent | BayesianLinearStudent
 
 _KINDS: dict[str, dict[str, type]] = {
     "teacher": {"gaussian": GaussianTeacher},
-    "student": {"linear": LinearStudent, "network": NetworkStudent},
+    "student": {"linear": LinearStudent, "network": NetworkStudent, "bayesian_linear": BayesianLinearStudent},
     "design": {"design": Design},
 }
 _NESTED: dict[str, type] = {
@@ -45,7 +47,7 @@ class DistillationProblem:
     ----------
     teacher : GaussianTeacher
         Distribution of the responses at the n training inputs.
-    student : LinearStudent or NetworkStudent
+    student : LinearStudent, NetworkStudent or BayesianLinearStudent
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.
@@ -64,16 +66,24 @@ class DistillationProblem:
     def __post_init__(self) -> None:
         for name, value, kinds in (
             ("teacher", self.teacher, (GaussianTeacher,)),
-            ("student", self.student, (LinearStudent, NetworkStudent)),
+            ("student", self.student, (LinearStudent, NetworkStudent, BayesianLinearStudent)),
             ("design", self.design, (Design,)),
         ):
             if not isinstance(value, kinds):
-                wanted = " or ".join(kind.__name__ for kind in kinds)
+                wanted = " or ".join(kind.__name__ for kind in kinds).replace(" or ", ", ", len(kinds) - 2)
                 raise invalid(name, f"be a {wanted}", f"a {type(value).__name__}")
         self._check_query()
         self._check_responses()
         if isinstance(self.student, LinearStudent):
             self._check_linear_student(self.student)
+            return
+        kind = type(self.student).__name__
+        if self.design.strategy == "variance_weighting":
+            raise invalid("strategy", f"be single, averaging or multi_response for a {kind}", "variance_weighting")
+        if self.design.n_generations > 1:
+            raise invalid("n_generations", f"be 1 for a {kind}", self.design.n_generations)
+        if isinstance(self.student, BayesianLinearStudent):
+            self._check_bayesian_student(self.student)
         else:
             self._check_network_student(self.student)
 
@@ -136,12 +146,6 @@ class DistillationProblem:
                 raise invalid("n_generations", "be 1 with the source 'data_resampling'", design.n_generations)
 
     def _check_network_student(self, student: NetworkStudent) -> None:
-        if self.design.strategy == "variance_weighting":
-            raise invalid(
-                "strategy", "be single, averaging or multi_response for a NetworkStudent", "variance_weighting"
-            )
-        if self.design.n_generations > 1:
-            raise invalid("n_generations", "be 1 for a NetworkStudent", self.design.n_generations)
         stopping, n = student.early_stopping, self.teacher.n_inputs
         if stopping is None:
             return
@@ -152,6 +156,30 @@ class DistillationProblem:
                 "early_stopping",
                 "be left out where rows are resampled and batched (students would differ in number of steps)",
                 "given",
+            )
+
+    def _check_bayesian_student(self, student: BayesianLinearStudent) -> None:
+        p, q = self.teacher.n_features, self.teacher.n_outputs
+        if isinstance(student.prior_variance, np.ndarray) and student.prior_variance.shape != (p, p):
+            raise invalid("prior_variance", f"be a number or ({p}, {p})", f"shape {student.prior_variance.shape}")
+        if isinstance(student.prior_mean, np.ndarray) and student.prior_mean.shape not in ((p,), (p, q)):
+            raise invalid("prior_mean", f"have shape ({p},) or ({p}, {q})", f"shape {student.prior_mean.shape}")
+        if student.noise_variance is not None and self.design.strategy == "averaging":
+            self._warn_of_misstated_noise(student.noise_variance / student.likelihood_power)
+
+    def _warn_of_misstated_noise(self, told: float) -> None:
+        """Warn if averaged labels are told to be about as noisy as single responses."""
+        k, one = self.design.n_responses, float(self.teacher.variances.mean())
+        averaged = one * max(0.0, 1.0 + (k - 1) * self.teacher.response_correlation) / k
+        if told**2 > one * averaged and averaged < one:
+            factor = f"{told / averaged:.3g}-fold" if averaged > 0.0 else "without bound"
+            warnings.warn(
+                f"`noise_variance` says that a label has variance {told:.4g}, but labels are means of {k} responses, "
+                f"with variance {averaged:.4g}: students overstate their noise, and intra_student with it, {factor}. "
+                f"Give noise_variance={averaged:.4g}, strategy='multi_response', or likelihood_power={k} (then the "
+                "noise stays that of one response)",
+                MisstatedNoiseWarning,
+                stacklevel=5,
             )
 
     @property

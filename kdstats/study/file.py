@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdstats.errors import StudyError
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.design import Design
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -129,6 +130,23 @@ class NetworkTable(_Table):
         return NetworkStudent(hidden=tuple(self.hidden), early_stopping=stopping, **options)
 
 
+class BayesianTable(_Table):
+    """A Bayesian linear student."""
+
+    kind: Literal["bayesian_linear"] = "bayesian_linear"
+    prior_variance: float | str | list[list[float]] = 1.0
+    prior_mean: str | list[float] | None = None
+    noise_variance: float | None = None
+    fit_intercept: bool = True
+    noise_shape: float = 0.0
+    noise_scale: float = 0.0
+    likelihood_power: float = 1.0
+
+    def student(self) -> BayesianLinearStudent:
+        """Return what the table describes."""
+        return BayesianLinearStudent(**self.model_dump(exclude={"kind"}))
+
+
 class DesignTable(_Table):
     """Strategy, responses and sources."""
 
@@ -146,7 +164,7 @@ class RunTable(_Table):
     n_simulated: int = Field(20_000, ge=2)
     seed: int = Field(1, ge=0)
     noise_law: str = "gaussian"
-    observe: list[Literal["linear", "networks"]] | None = None
+    observe: list[Literal["linear", "networks", "conjugate"]] | None = None
     equivalence_margin: float = Field(1.5, gt=1.0)
     confidence_level: float = Field(0.95, gt=0.0, lt=1.0)
     sweep_responses: list[int] = []
@@ -158,7 +176,7 @@ class _Document(_Table):
     title: str = "Distillation study"
     data: DataTable
     teacher: TeacherTable = TeacherTable()
-    student: LinearTable | NetworkTable = Field(default=LinearTable(), discriminator="kind")
+    student: LinearTable | NetworkTable | BayesianTable = Field(default=LinearTable(), discriminator="kind")
     design: DesignTable = DesignTable()
     run: RunTable = RunTable()
 
@@ -353,6 +371,7 @@ def _keys(tables: Sequence[str]) -> list[str]:
         ("student", "linear"): LinearTable,
         ("student", "linear", "training"): TrainingTable,
         ("student", "network"): NetworkTable,
+        ("student", "bayesian_linear"): BayesianTable,
         ("design",): DesignTable,
         ("run",): RunTable,
     }[tuple(tables)]
@@ -362,7 +381,9 @@ def _keys(tables: Sequence[str]) -> list[str]:
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
     first, *others = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    path = ".".join(str(part) for part in first["loc"] if part not in ("linear", "network")) or "study"
+    path = (
+        ".".join(str(part) for part in first["loc"] if part not in ("linear", "network", "bayesian_linear")) or "study"
+    )
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"
         text += _nearest([str(part) for part in first["loc"]])

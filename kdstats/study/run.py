@@ -21,6 +21,7 @@ from kdstats.engine import observe, predict
 from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.hypotest import Comparison, MseResult, RateResult, compare, mse_test, rate_test, student_mse
 from kdstats.prediction.closed_form import MSEDistribution, mse_distribution
+from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.streams import Seeds, as_seeds
@@ -125,7 +126,8 @@ def run_study(study: Study, *, out: Path | None = None, say: Say = lambda *_: No
     stage = _Stage(study=study, folder=ResultFolder(out, study.as_dict()), say=say)
     problem = setting.problem
     linear = isinstance(problem.student, LinearStudent)
-    predicted = _closed_form(problem, stage) if linear else None
+    predictable = linear or isinstance(problem.student, BayesianLinearStudent)
+    predicted = _closed_form(problem, stage) if predictable else None
     simulated = stage.simulate(problem) if linear else None
     observed = {
         engine: stage.observe(problem, engine=engine, part=2 + number, name=f"observed_{engine}")
@@ -143,8 +145,8 @@ def run_study(study: Study, *, out: Path | None = None, say: Say = lambda *_: No
         comparisons=comparisons,
         mse_law=law,
         mse_test=test,
-        by_responses=_sweep_responses(stage, problem, engines[0]) if linear else None,
-        by_noise=_sweep_noise(stage, problem, engines[0]) if linear else None,
+        by_responses=_sweep_responses(stage, problem, engines[0]) if predictable else None,
+        by_noise=_sweep_noise(stage, problem, engines[0]) if predictable else None,
         reused=stage.folder.reused,
     )
 
@@ -208,7 +210,12 @@ class _Stage:
 
 def _engines(study: Study, problem: DistillationProblem) -> list[str]:
     default = ["linear", "networks"] if isinstance(problem.student, LinearStudent) else ["networks"]
+    if isinstance(problem.student, BayesianLinearStudent):
+        default = ["conjugate"]
     chosen = study.run.observe if study.run.observe else default
+    wrong = [engine for engine in chosen if (engine == "conjugate") != (default == ["conjugate"])]
+    if wrong:
+        raise invalid("run.observe", f"be out of {default} for a {type(problem.student).__name__}", list(chosen))
     if not isinstance(problem.student, LinearStudent) and "linear" in chosen:
         raise invalid("run.observe", "be ['networks'] for a network student", list(chosen))
     return list(dict.fromkeys(chosen))
@@ -217,6 +224,10 @@ def _engines(study: Study, problem: DistillationProblem) -> list[str]:
 def _closed_form(problem: DistillationProblem, stage: _Stage) -> VarianceComponents | None:
     stage.say("predicting in closed form")
     try:
+        if isinstance(problem.student, BayesianLinearStudent):
+            run = stage.study.run
+            options: dict[str, Any] = {"rng": stage.seeds(0), "n_students": run.n_simulated, "noise_law": run.noise_law}
+            return stage.folder.unit("closed_form", lambda: predict(problem, covariance=True, **options))
         return stage.folder.unit("closed_form", lambda: predict(problem, engine="closed_form", covariance=True))
     except UnsupportedProblemError:
         return None

@@ -10,7 +10,12 @@ from kdstats.engine import OBSERVATION_ENGINES, PREDICTION_ENGINES, load_engine
 TABLES = {"prediction": PREDICTION_ENGINES, "observation": OBSERVATION_ENGINES}
 ENGINES = [(kind, name) for kind, table in TABLES.items() for name in table]
 #: What an engine needs to be quick here.
-OPTIONS = {"monte_carlo": {"n_students": 400}, "linear": {"n_students": 40}, "networks": {"n_students": 24}}
+OPTIONS = {
+    "monte_carlo": {"n_students": 400},
+    "linear": {"n_students": 40},
+    "networks": {"n_students": 24},
+    "conjugate": {"n_students": 300},
+}
 X = np.random.default_rng(0).normal(size=(24, 2))
 MEANS = np.column_stack([np.sin(X[:, 0]), X[:, 1]])
 LABELS = ("first", ("b", 2), 3)
@@ -30,6 +35,9 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
     "rows": labelled(kd.LinearStudent(), strategy="multi_response"),
     "steps": labelled(kd.LinearStudent(training=STEPS)),
     "network": labelled(kd.NetworkStudent(hidden=(4,), epochs=10)),
+    "bayes": labelled(kd.BayesianLinearStudent(fit_intercept=True)),
+    "bayes_rows": labelled(kd.BayesianLinearStudent(noise_variance=0.5), strategy="multi_response"),
+    "bayes_evidence": labelled(kd.BayesianLinearStudent(prior_variance="evidence")),
 }
 
 
@@ -38,6 +46,8 @@ def supported(name, problem):
     student = problem.student
     if isinstance(student, kd.NetworkStudent):
         return name == "networks"
+    if isinstance(student, kd.BayesianLinearStudent) or name == "conjugate":
+        return isinstance(student, kd.BayesianLinearStudent) and name == "conjugate"
     return name != "networks" or student.training is not None
 
 
@@ -47,6 +57,10 @@ CASES = [
     for problem in PROBLEMS
     if supported(name, PROBLEMS[problem])
 ]
+
+
+#: A problem of each engine's own in which something is random.
+OWN = {"networks": "network", "conjugate": "bayes_evidence"}
 
 
 def run(kind, name, problem, **options):
@@ -89,7 +103,7 @@ def test_contract(kind, name, problem):
 
 @pytest.mark.parametrize(("kind", "name"), [engine for engine in ENGINES if engine[1] != "closed_form"])
 def test_another_seed_is_another_sample(kind, name):
-    problem = PROBLEMS["network" if name == "networks" else "two_outputs"]
+    problem = PROBLEMS[OWN.get(name, "two_outputs")]
     options = {"control_variate": False} if name == "monte_carlo" else {}
     one, two = (run(kind, name, problem, rng=seed, **options).inter_student.values for seed in (1, 2))
     assert (one != two).all()
@@ -113,7 +127,7 @@ def test_unknown_engines(verb, table, engine):
 @pytest.mark.parametrize(("kind", "name"), [engine for engine in ENGINES if engine[1] != "closed_form"])
 @pytest.mark.parametrize("count", [1, 0, -3, 2.5, True, "many"])
 def test_refuses_too_few_students(kind, name, count):
-    problem = PROBLEMS["network" if name == "networks" else "two_outputs"]
+    problem = PROBLEMS[OWN.get(name, "two_outputs")]
     with pytest.raises(kd.errors.KdstatsError, match="`n_students` must be"):
         run(kind, name, problem, n_students=count)
 
@@ -121,7 +135,7 @@ def test_refuses_too_few_students(kind, name, count):
 @pytest.mark.parametrize(("kind", "name"), [engine for engine in ENGINES if engine[1] != "closed_form"])
 @pytest.mark.parametrize("seed", [-1, 1.5, "seed"])
 def test_refuses_bad_seeds(kind, name, seed):
-    problem = PROBLEMS["network" if name == "networks" else "two_outputs"]
+    problem = PROBLEMS[OWN.get(name, "two_outputs")]
     with pytest.raises(kd.errors.ProblemError, match="`rng` must be a non-negative integer seed"):
         run(kind, name, problem, rng=seed)
 

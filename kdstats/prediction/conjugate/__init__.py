@@ -1,0 +1,5 @@
+"""Bayesian linear students in closed form, and by exact fits where a student adapts to its labels."""
+
+from kdstats.prediction.conjugate.engine import predict
+
+__all__ = ["predict"]

@@ -1,0 +1,134 @@
+r"""Bayesian students: a prior, a likelihood, and the posterior that they stand for.
+
+A Bayesian student is described, not fitted, here. Its posterior predictive distribution is its own
+honest intra-student variance: uncertainty about the parameters plus noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kdstats.errors import invalid
+from kdstats.problem.validation import as_array, as_choice, as_covariance, as_flag, as_number
+
+__all__ = ["BayesianLinearStudent"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BayesianLinearStudent:
+    r"""Bayesian linear regression on the teacher's labels, with its conjugate posterior.
+
+    With noise variance :math:`s^2` (a label's variance, as the student believes),
+
+    .. math:: y_i \mid w \sim N(x_i'w,\, s^2), \qquad w \sim N(m_0,\, \Lambda^{-1}).
+
+    Known noise: :math:`\Lambda^{-1}` is ``prior_variance``. Unknown noise (``noise_variance=None``):
+    :math:`s^2 \sim \mathrm{InvGamma}(a_0, b_0)` and the prior variance of the coefficients is
+    :math:`s^2` times ``prior_variance`` (normal-inverse-gamma), so it is in units of the noise variance.
+    An intercept has a flat prior. With k responses kept as rows (strategy ``multi_response``) the
+    likelihood runs over all kn rows.
+
+    A student's output at x is a draw from its posterior predictive distribution: its variance has a
+    parameter part, :math:`x'\mathrm{Cov}(w)x`, and a noise part, the posterior mean of :math:`s^2`.
+
+    Parameters
+    ----------
+    prior_variance : float, (p, p) array_like or "evidence", default 1.0
+        Prior variance of each coefficient (infinity: a flat prior), their prior covariance, or
+        ``"evidence"``: each student takes the variance that maximises the evidence of its own labels
+        (empirical Bayes; type II maximum likelihood).
+    prior_mean : (p,) or (p, q) array_like or "teacher", optional
+        Prior mean of the coefficients. ``"teacher"`` centres the prior at the teacher: at the
+        least-squares coefficients of the teacher's noiseless mean, which a student has where it is given
+        the teacher's own parameters. Default: 0.
+    noise_variance : float, optional
+        Variance of one label that the student is told, greater than 0. Default: unknown.
+    fit_intercept : bool, default False
+        Whether there is an intercept, with a flat prior.
+    noise_shape, noise_scale : float, default 0.0
+        :math:`a_0` and :math:`b_0` of the prior of an unknown noise variance. 0 and 0 stand for the
+        improper prior :math:`p(s^2) \propto 1/s^2`.
+    likelihood_power : float, default 1.0
+        Power to which the likelihood is raised. The mean of k responses weighs as much as k rows when the
+        power is k and the noise variance that of one response.
+
+    Raises
+    ------
+    ProblemError
+        If a value is out of range, a covariance is not positive definite, or options contradict each other.
+
+    References
+    ----------
+    Bishop, C. M. (2006), *Pattern Recognition and Machine Learning*, chapter 3 (posterior, evidence).
+    """
+
+    prior_variance: NDArray[np.float64] | float | str = 1.0
+    prior_mean: NDArray[np.float64] | str | None = None
+    noise_variance: float | None = None
+    fit_intercept: bool = False
+    noise_shape: float = 0.0
+    noise_scale: float = 0.0
+    likelihood_power: float = 1.0
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            *,
+            prior_variance: ArrayLike | str = 1.0,
+            prior_mean: ArrayLike | str | None = None,
+            noise_variance: float | None = None,
+            fit_intercept: bool = False,
+            noise_shape: float = 0.0,
+            noise_scale: float = 0.0,
+            likelihood_power: float = 1.0,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fit_intercept", as_flag("fit_intercept", self.fit_intercept))
+        object.__setattr__(self, "prior_variance", _as_prior_variance(self.prior_variance))
+        if isinstance(self.prior_mean, str):
+            as_choice("prior_mean", self.prior_mean, ("teacher",))
+        elif self.prior_mean is not None:
+            object.__setattr__(self, "prior_mean", as_array("prior_mean", self.prior_mean, ndim=(1, 2)))
+        if self.prior_mean is not None and self.is_flat:
+            raise invalid("prior_mean", "be left out with an infinite prior_variance, which has no centre", "given")
+        if self.noise_variance is not None:
+            told = as_number("noise_variance", self.noise_variance, minimum=0.0, exclusive=True)
+            object.__setattr__(self, "noise_variance", told)
+        for name in ("noise_shape", "noise_scale"):
+            value = as_number(name, getattr(self, name), minimum=0.0)
+            if value > 0.0 and self.noise_variance is not None:
+                raise invalid(name, "be left out when the noise variance is known", value)
+            object.__setattr__(self, name, value)
+        power = as_number("likelihood_power", self.likelihood_power, minimum=0.0, exclusive=True)
+        object.__setattr__(self, "likelihood_power", power)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the prior of the coefficients is flat."""
+        return isinstance(self.prior_variance, float) and bool(np.isinf(self.prior_variance))
+
+    @property
+    def maximises_evidence(self) -> bool:
+        """Whether each student chooses its prior variance from its own labels."""
+        return isinstance(self.prior_variance, str)
+
+
+def _as_prior_variance(value: object) -> NDArray[np.float64] | float | str:
+    if isinstance(value, str):
+        return as_choice("prior_variance", value, ("evidence",))
+    if np.ndim(value) == 0:  # type: ignore[arg-type]
+        if isinstance(value, (float, np.floating)) and np.isposinf(value):
+            return float("inf")
+        return as_number("prior_variance", value, minimum=0.0, exclusive=True)
+    matrix = as_array("prior_variance", value, ndim=2)
+    matrix = as_covariance("prior_variance", matrix, matrix.shape[0])
+    smallest = float(np.linalg.eigvalsh(matrix)[0])
+    if smallest <= 0.0:
+        raise invalid("prior_variance", "be positive definite", f"smallest eigenvalue {smallest:.3g}")
+    return matrix
