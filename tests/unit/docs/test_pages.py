@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,14 @@ PAGES = (
     "how-to/report.md",
     "how-to/weight-honestly.md",
 )
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: Pages that go on from the tutorial's first block, and show no output.
+LATER_PAGES = (
+    "how-to/how-many-responses.md",
+    "how-to/noise-that-is-not-gaussian.md",
+    "how-to/resume-and-repeat.md",
+    "how-to/stop-when-decided.md",
+)
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 STUDY = """
 title = "Diabetes"
 [data]
@@ -63,10 +71,15 @@ def python(text, names):
     return out.getvalue()
 
 
-def run_page(text):
+def blocks(text):
+    """Return kind and text of a page's fenced blocks, those in lists included."""
+    return [(kind, textwrap.dedent(block)) for _, kind, block in FENCE.findall(text)]
+
+
+def run_page(text, names=None):
     """Run a page's blocks in order; return pairs of what was printed and what the page says was printed."""
-    names, printed, pairs = {}, None, []
-    for kind, block in FENCE.findall(text):
+    names, printed, pairs = names or {}, None, []
+    for kind, block in blocks(text):
         if kind == "python":
             printed = python(block, names)
         elif kind == "sh":
@@ -93,8 +106,34 @@ def test_pages_run_and_print_what_they_say(page, study_here):
     assert os.getcwd() == str(study_here)
 
 
+def tutorial_names():
+    names = {}
+    kind, first = blocks((DOCS / "tutorial.md").read_text(encoding="utf-8"))[0]
+    assert kind == "python"
+    python(first, names)
+    assert {"kd", "problem", "predicted"} <= set(names)
+    return names
+
+
+@pytest.mark.usefixtures("study_here")
+@pytest.mark.parametrize("page", LATER_PAGES)
+def test_later_pages_run_after_the_tutorial(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert any(kind == "python" for kind, _ in blocks(text))
+    run_page(text, tutorial_names())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("study_here")
+def test_tutorial_runs():
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    assert len([kind for kind, _ in blocks(text) if kind == "python"]) > 3
+    run_page(text)
+
+
 def test_a_page_that_lies_is_caught():
     (printed, said), *_ = run_page("```python\nprint(1 + 1)\n```\n```text\n3\n```\n")
     assert printed != said
-    with pytest.raises(NameError):
-        run_page("```python\nprint(undefined_name)\n```\n")
+    for indent in ("", "  "):
+        with pytest.raises(NameError):
+            run_page(f"{indent}```python\n{indent}print(undefined_name)\n{indent}```\n")
