@@ -28,6 +28,7 @@ _HOMES = {
     "Seeds": "kdstats.streams",
     "SequentialRatioTest": "kdstats.hypotest",
     "SequentialTest": "kdstats.hypotest",
+    "SourceComponents": "kdstats.components.sources",
     "StudentT": "kdstats.sampling",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
@@ -37,6 +38,7 @@ _HOMES = {
     "equality_test": "kdstats.hypotest",
     "equivalence_test": "kdstats.hypotest",
     "decompose": "kdstats.observation.table",
+    "decompose_sources": "kdstats.observation.crossed",
     "estimate_components": "kdstats.components.estimation",
     "mse_distribution": "kdstats.prediction.closed_form",
     "mse_test": "kdstats.hypotest",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from kdstats import errors as errors
     from kdstats.components.estimation import estimate_components as estimate_components
     from kdstats.components.result import VarianceComponents as VarianceComponents
+    from kdstats.components.sources import SourceComponents as SourceComponents
     from kdstats.engine import observe as observe, predict as predict
     from kdstats.hypotest import (
         SequentialRatioTest as SequentialRatioTest,
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
         sequential_test as sequential_test,
         student_mse as student_mse,
     )
+    from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.table import decompose as decompose
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains

@@ -270,15 +270,38 @@ def decompose(
     student: Annotated[str, typer.Option(help="Column of students.")] = "student",
     replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
     point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    sources: Annotated[
+        str | None, typer.Option(help="Columns of crossed sources, as a,b,c: variance by source.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="anova, reml or ml, with --sources.")] = None,
+    interactions: Annotated[int | None, typer.Option(help="Most sources in one interaction, with --sources.")] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Estimate the components of your own predictions, from any system."""
+    from kdstats.cli.sources import decompose_by_source
     from kdstats.cli.tables import read_long_table
     from kdstats.observation.table import decompose as decompose_table
 
+    for name, flag in (("--method", method), ("--interactions", interactions)):
+        if sources is None and flag is not None:
+            raise invalid(name, "go with --sources", flag)
     _prepare(out)
     frame = read_long_table(table)
+    if sources is not None:
+        text = decompose_by_source(
+            frame,
+            sources.split(","),
+            value=value or ["value"],
+            replicate=replicate,
+            point=point,
+            interactions=interactions,
+            method=method or "anova",
+            out=out,
+            as_json=as_json,
+        )
+        typer.echo(text)
+        return
     result = decompose_table(frame, value=value or ["value"], student=student, replicate=replicate, point=point)
     _print_components(result, out=out, name="observed", as_json=as_json)
 

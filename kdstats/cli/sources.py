@@ -1,0 +1,63 @@
+"""Variance by source on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdstats.components.sources import SourceComponents
+from kdstats.errors import DataError
+from kdstats.files import write_atomically
+from kdstats.observation.crossed import decompose_sources
+
+__all__ = ["decompose_by_source"]
+
+#: Columns that need not be there unless they are named.
+OPTIONAL = ("replicate", "point")
+
+
+def decompose_by_source(
+    frame: Any,
+    sources: list[str],
+    *,
+    replicate: str,
+    point: str,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> str:
+    """Return the text to print; with ``out`` the components at every point go to ``sources.csv`` there."""
+    keys = {
+        name: None if column == name and column not in frame.columns else column
+        for name, column in zip(OPTIONAL, (replicate, point), strict=True)
+    }
+    result = decompose_sources(frame, [name.strip() for name in sources], **keys, **options)
+    if out is not None:
+        table = result.to_dataframe()
+        write_atomically(out / "sources.csv", table.to_csv(index=False), parameter="--out", error=DataError)
+    return json.dumps(_as_json(result), indent=1) if as_json else result.summary()
+
+
+def _as_json(result: SourceComponents) -> dict[str, Any]:
+    attrs = ("method", "estimator", "sources", "interactions", "n_students", "n_levels", "n_outputs", "boundary", "notes")
+    return {
+        "average": _entries(result.average()),
+        "points": _entries(result),
+        "interval_probability": 0.95,
+        "attrs": {name: result.attrs[name] for name in attrs},
+    }
+
+
+def _entries(result: SourceComponents) -> list[dict[str, Any]]:
+    return [
+        {name: _plain(value) for name, value in row.items()} for row in result.to_dataframe().to_dict(orient="records")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,269 @@
+"""Which source makes students differ: a table of students that cross several draws, in; variance by source, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from kdstats.components.crossed import METHODS, RESERVED, estimate_sources
+from kdstats.components.sources import SourceComponents
+from kdstats.errors import DataError, invalid
+from kdstats.problem.validation import as_choice, as_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["decompose_sources"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+#: Names of columns that a message lists.
+LISTED = 8
+
+
+def decompose_sources(
+    table: Any,
+    sources: Sequence[str],
+    *,
+    value: str | Sequence[str] | None = None,
+    replicate: str | None = "replicate",
+    point: str | None = "point",
+    interactions: int | None = None,
+    method: str = "anova",
+    nan_policy: str = "raise",
+) -> SourceComponents:
+    r"""Estimate how much of the variance between students each source of randomness adds.
+
+    A student is one combination of levels of the sources: one teacher draw, one initialization, one resampled data
+    set. Equal labels are one draw: students that share a level of a source share what it adds.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame or xarray.DataArray
+        Long form: one row per combination, replicate and point, one numeric column per output. Or an array
+        with the keys (and ``output``) as dims.
+    sources : sequence of str
+        Columns, at least one; one source alone is the one-way analysis. A source whose every level occurs with one
+        level of another is nested in it.
+    value : str or sequence of str, optional
+        The columns of outputs. Default: all that are not keys.
+    replicate : str or None, default "replicate"
+        Column that numbers the outputs of one student at one point. None: one output each.
+    point : str or None, default "point"
+        None: there is one point.
+    interactions : int, optional
+        Highest number of sources in an interaction, 1 for none. Default: every interaction that the table identifies;
+        without replicates that is all but the highest, which the residual holds.
+    method : {"anova", "reml", "ml"}, default "anova"
+        Mean squares (unbiased, perhaps negative; for tables in which every combination is there, with any numbers
+        of replicates), or a likelihood (components of at least 0, any design).
+    nan_policy : {"raise", "omit"}, default "raise"
+        ``"omit"`` leaves out rows with a NaN in any output. Infinite values are refused.
+
+    Returns
+    -------
+    SourceComponents
+        Components, their shares of the total and intervals of both, at each point and averaged over points.
+
+    Raises
+    ------
+    DataError
+        Columns missing, a key missing, text mixed with numbers in a key, values that are not finite numbers, a
+        combination that occurs twice.
+    EstimationError
+        A source with one level; two sources that change together; a source not told from the residual; combinations
+        missing (named) with ``method="anova"``; sources that the table determines only in combination.
+
+    Warns
+    -----
+    NegativeComponentWarning
+        With ``method="anova"``, if a component is negative somewhere. Its sign is kept.
+
+    Notes
+    -----
+    The expected mean squares, the intervals and their measured coverage are on the theory page "Variance by source".
+    For independent students, inter-student variance is the sum of all components but the residual; intra-student
+    variance is the residual where there are replicates and no interaction is left out.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import kdstats as kd
+    >>> table = pd.DataFrame({"teacher": [1, 1, 1, 2, 2, 2], "init": [1, 2, 3] * 2, "value": [1.0, 3, 5, 6, 9, 9]})
+    >>> answer = kd.decompose_sources(table, ["teacher", "init"], replicate=None, point=None)
+    >>> [(name, round(float(share), 3)) for name, share in zip(answer.components, answer.shares.values.ravel())]
+    [('teacher', 0.779), ('init', 0.189), ('residual', 0.032), ('total', 1.0)]
+    """
+    names = _source_names(sources)
+    as_choice("method", method, METHODS)
+    omit = as_choice("nan_policy", nan_policy, ("raise", "omit")) == "omit"
+    if interactions is not None:
+        as_count("interactions", interactions)
+        if interactions > len(names):
+            raise invalid("interactions", f"be at most the number of sources, {len(names)}", interactions, DataError)
+    keys = [*names, *(key for key in (replicate, point) if key is not None)]
+    for key in keys:
+        if not isinstance(key, str):
+            raise invalid("replicate and point", "be names of columns, or None", key, DataError)
+    if len(set(keys)) < len(keys):
+        raise invalid("sources, replicate and point", "be different columns", ", ".join(keys), DataError)
+    frame = _frame(table, keys, optional={"replicate": replicate, "point": point})
+    columns = _value_columns(frame, keys, value)
+    values = np.column_stack([_numbers(frame, column, omit=omit) for column in columns])
+    kept = ~np.isnan(values).any(axis=1)
+    if not kept.any():
+        raise invalid("table", "hold a number in some row", "NaN in all rows", DataError)
+    frame, values = frame.take(np.flatnonzero(kept)), values[kept]
+    codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
+    _refuse_repeated(codes, labels, keys, replicated=replicate is not None)
+    levels, student = np.unique(np.column_stack(codes[: len(names)]), axis=0, return_inverse=True)
+    one = np.zeros(len(frame), dtype=np.int64)
+    return estimate_sources(
+        values,
+        student=student.ravel().astype(np.int64),
+        point=one if point is None else codes[-1],
+        levels=levels,
+        sources=names,
+        level_labels=labels[: len(names)],
+        points=[0] if point is None else labels[-1],
+        outputs=columns,
+        interactions=interactions,
+        method=method,
+        replicate=None if replicate is None else codes[len(names)],
+    )
+
+
+def _source_names(sources: Any) -> list[str]:
+    if isinstance(sources, str) or not isinstance(sources, Sequence) or not sources:
+        raise invalid("sources", "be a sequence of one or more names of columns", sources, DataError)
+    for name in sources:
+        if not isinstance(name, str):
+            raise invalid("sources", "be names of columns", name, DataError)
+        if name in RESERVED or ":" in name:
+            rule = f"not be called {', '.join(RESERVED)} or hold a colon, which names interactions"
+            raise invalid("sources", rule, name, DataError)
+    if len(set(sources)) < len(sources):
+        raise invalid("sources", "name each column once", ", ".join(sources), DataError)
+    return list(sources)
+
+
+def _frame(table: Any, keys: list[str], *, optional: dict[str, str | None]) -> pd.DataFrame:
+    """Return a table with all keys as columns."""
+    if isinstance(table, xr.DataArray):
+        table = _unstacked(table, keys)
+    elif not (hasattr(table, "columns") and hasattr(table, "index")):
+        raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
+    levels = [name for name in table.index.names if name in keys and name not in table.columns]
+    frame: pd.DataFrame = table.reset_index(level=levels) if levels else table
+    if not len(frame):
+        raise invalid("table", "not be empty", "0 rows", DataError)
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise invalid("table", "have each column once", f"{twice[0]!r} more than once", DataError)
+    missing = [key for key in keys if key not in frame.columns]
+    if missing:
+        hints = {
+            optional["replicate"]: " (replicate=None if each student gave one output)",
+            optional["point"]: " (point=None if there is one point)",
+        }
+        got = _listed(frame.columns)
+        raise DataError(f"`table` must have a column {missing[0]!r}; got {got}{hints.get(missing[0], '')}")
+    return frame.reset_index(drop=True)
+
+
+def _unstacked(table: xr.DataArray, keys: list[str]) -> pd.DataFrame:
+    missing = [key for key in keys if key not in table.dims]
+    if missing:
+        raise DataError(
+            f"`table` must have the dims {', '.join(keys)}; got {_listed(table.dims)} without {missing[0]!r}"
+        )
+    strange = [str(dim) for dim in table.dims if dim not in (*keys, "output")]
+    if strange:
+        raise DataError(f"`table` must have no dims but {', '.join(keys)} and output; got {strange[0]!r} too")
+    bare = table.drop_vars([name for name in table.coords if name not in table.dims])
+    if "output" not in bare.dims:
+        return bare.rename("value").to_dataframe().reset_index()
+    outputs = bare.coords["output"].values.tolist() if "output" in bare.coords else range(bare.sizes["output"])
+    columns = {name: bare.isel(output=i, drop=True) for i, name in enumerate(outputs)}
+    return xr.Dataset(columns).to_dataframe(dim_order=keys).reset_index()
+
+
+def _value_columns(frame: pd.DataFrame, keys: list[str], value: Any) -> list[Any]:
+    if value is None:
+        columns = [column for column in frame.columns if column not in keys]
+        if not columns:
+            raise DataError(f"`table` must have a column of outputs; got only the keys {', '.join(keys)}")
+        return columns
+    columns = [value] if isinstance(value, str) else list(value)
+    if not columns:
+        raise invalid("value", "name at least one column", "none", DataError)
+    for column in columns:
+        if column in keys:
+            raise invalid("value", "not be a key column", column, DataError)
+        if column not in frame.columns:
+            raise invalid("value", f"be one of the columns ({_listed(frame.columns)})", column, DataError)
+    if len(set(columns)) < len(columns):
+        raise invalid("value", "name each column once", columns, DataError)
+    return columns
+
+
+def _numbers(frame: pd.DataFrame, column: Any, *, omit: bool) -> FloatArray:
+    """Return a column as finite floats (or NaN, where they are to be left out), or say which row is not one."""
+    import pandas as pd
+
+    name, series = f"table[{column!r}]", frame[column]
+    if series.dtype.kind in "bcmM":
+        raise invalid(name, "hold real numbers", f"dtype {series.dtype}", DataError)
+    numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    odd = np.isnan(numbers) & series.notna().to_numpy()
+    if odd.any():
+        row = int(odd.argmax())
+        shown = f"{series.iloc[row]!r} in row {row} ({int(odd.sum())} of {odd.size} rows)"
+        raise invalid(name, "hold real numbers", shown, DataError)
+    bad = np.isinf(numbers) if omit else ~np.isfinite(numbers)
+    if bad.any():
+        shown = f"{int(bad.sum())} NaN or infinite values, the first in row {int(bad.argmax())}"
+        raise invalid(name, "be finite everywhere" + ("" if omit else " (or nan_policy='omit')"), shown, DataError)
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def _key_codes(frame: pd.DataFrame, key: str) -> tuple[IntArray, list[Any]]:
+    """Return the number of each row's label, in order of appearance, and the labels."""
+    import pandas as pd
+
+    codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
+    absent = codes < 0
+    if absent.any():
+        shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
+        raise invalid(f"table[{key!r}]", "name every row", shown, DataError)
+    kinds = sorted({"text" if isinstance(label, str) else "other" for label in labels})
+    if len(kinds) > 1:
+        odd = next(label for label in labels if isinstance(label, str) != isinstance(labels[0], str))
+        shown = f"{labels[0]!r} and {odd!r}"
+        raise invalid(f"table[{key!r}]", "hold labels of one type", shown, DataError)
+    return codes.astype(np.int64), list(labels)
+
+
+def _refuse_repeated(
+    codes: Sequence[IntArray], labels: Sequence[list[Any]], keys: list[str], *, replicated: bool
+) -> None:
+    _, first, counts = np.unique(np.column_stack(codes), axis=0, return_index=True, return_counts=True)
+    if counts.max() == 1:
+        return
+    row = int(first[counts > 1].min())
+    named = ", ".join(f"{key} {label[code[row]]!r}" for key, label, code in zip(keys, labels, codes, strict=True))
+    hint = "" if replicated else " (name the column that numbers them: replicate=...)"
+    raise DataError(
+        f"`table` must have one row for each {', '.join(keys)}; got {int((counts - 1).sum())} repeated rows, first of "
+        f"{named}{hint}"
+    )
+
+
+def _listed(names: Any) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "")
