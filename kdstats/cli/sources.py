@@ -42,7 +42,17 @@ def decompose_by_source(
 
 
 def _as_json(result: SourceComponents) -> dict[str, Any]:
-    attrs = ("method", "estimator", "sources", "interactions", "n_students", "n_levels", "n_outputs", "boundary", "notes")
+    attrs = (
+        "method",
+        "estimator",
+        "sources",
+        "interactions",
+        "n_students",
+        "n_levels",
+        "n_outputs",
+        "boundary",
+        "notes",
+    )
     return {
         "average": _entries(result.average()),
         "points": _entries(result),

@@ -115,8 +115,10 @@ def ratio_interval(
 
 
 def _aligned(terms: FloatArray, df: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Give the degrees of freedom the number of axes of the terms, leading axis first."""
-    return terms, np.reshape(df, df.shape + (1,) * (terms.ndim - df.ndim))
+    """Give the degrees of freedom the number of axes of the terms, and one number where all points have the same."""
+    df = np.reshape(df, df.shape + (1,) * (terms.ndim - df.ndim))
+    first = df[(slice(None), *(slice(0, 1),) * (df.ndim - 1))]
+    return terms, first if (df == first).all() else df
 
 
 def _edge(positive: Callable[[FloatArray], FloatArray], start: FloatArray, direction: float) -> FloatArray:

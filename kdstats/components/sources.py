@@ -166,11 +166,12 @@ class SourceComponents:
         tails = (f"[{(1 - prob) / 2:.4g}", f"{(1 + prob) / 2:.4g}]")
         heads = ("variance", "std err", *tails, "share", *tails)
         width = max(len(name) for name in self.components) + 1
-        lines = [f"Variance by source, method {self.attrs['method']}", "=" * WIDTH, *self._design(), "=" * WIDTH]
-        lines += [" " * width + "".join(f"{head:>10}" for head in heads), "-" * WIDTH]
+        rule = width + 10 * len(heads)
+        lines = [f"Variance by source, method {self.attrs['method']}", "=" * rule, *self._design(), "=" * rule]
+        lines += [" " * width + "".join(f"{head:>10}" for head in heads), "-" * rule]
         for name in self.components:
             if name in ("inter_student", "total") and name == self.components[len(self.terms)]:
-                lines.append("-" * WIDTH)
+                lines.append("-" * rule)
             numbers = (
                 mean.estimate.sel(component=name).item(),
                 mean.standard_error.sel(component=name).item(),
@@ -179,7 +180,7 @@ class SourceComponents:
             shares = (mean.shares.sel(component=name).item(), *bounds["share"].sel(component=name).values.ravel())
             row = "".join(f"{number:>#10.4g}" for number in numbers) + "".join(f"{100 * s:>9.1f}%" for s in shares)
             lines.append(f"{name:<{width}}{row}")
-        lines.append("=" * WIDTH)
+        lines.append("=" * rule)
         for number, note in enumerate(self._notes(), 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
@@ -207,8 +208,8 @@ class SourceComponents:
         n_cells = self.estimate[0].size
         for count, name in [(count, name) for count, name in zip(below, self.terms, strict=True) if count][:LISTED]:
             notes.append(
-                f"{name} is negative at {count} of {n_cells} points: the unbiased estimate keeps its sign and is "
-                "compatible with no variance from this source. boundary = True."
+                f"{name} is negative at {count} of {n_cells} points: the unbiased estimate keeps its sign. "
+                "boundary = True."
             )
         if self.attrs["method"] != "anova":
             for count, name in [(count, name) for count, name in zip(held, self.terms, strict=True) if count][:LISTED]:

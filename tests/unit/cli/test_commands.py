@@ -191,6 +191,8 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, text, words):
         (["predict", "study.toml", "-k", "3"], "`--n-responses` must go with --csv"),
         (["predict", "study.toml", "--out", "study.toml"], "must be a folder that can be written"),
         (["decompose", "none.csv"], "No such file"),
+        (["decompose", "none.csv", "--method", "reml"], "`--method` must go with --sources; got reml"),
+        (["decompose", "none.csv", "--interactions", "1"], "`--interactions` must go with --sources; got 1"),
         (["predict", "study.toml", "--engine", "monte_carlo", "--n-students", "0"], "`n_students` must be at least 2"),
         (["predict", "--nonsense"], "No such option"),
         (["predict", "--csv", "x.csv", "-k", "2.5"], "Invalid value for '--n-responses'"),

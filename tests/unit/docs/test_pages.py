@@ -20,6 +20,7 @@ PAGES = (
     "how-to/predict.md",
     "how-to/report.md",
     "how-to/weight-honestly.md",
+    "how-to/which-source.md",
 )
 #: Pages that go on from the tutorial's first block, and show no output.
 LATER_PAGES = (
