@@ -30,7 +30,7 @@ def decompose_by_source(
     **options: Any,
 ) -> str:
     """Return the text to print; with ``out`` the components at every point go to ``sources.csv`` there."""
-    keys = {
+    keys: dict[str, Any] = {
         name: None if column == name and column not in frame.columns else column
         for name, column in zip(OPTIONAL, (replicate, point), strict=True)
     }
@@ -63,7 +63,7 @@ def _as_json(result: SourceComponents) -> dict[str, Any]:
 
 def _entries(result: SourceComponents) -> list[dict[str, Any]]:
     return [
-        {name: _plain(value) for name, value in row.items()} for row in result.to_dataframe().to_dict(orient="records")
+        {str(name): _plain(value) for name, value in row.items()} for row in result.to_dataframe().to_dict(orient="records")
     ]
 
 
