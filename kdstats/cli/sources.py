@@ -62,9 +62,8 @@ def _as_json(result: SourceComponents) -> dict[str, Any]:
 
 
 def _entries(result: SourceComponents) -> list[dict[str, Any]]:
-    return [
-        {str(name): _plain(value) for name, value in row.items()} for row in result.to_dataframe().to_dict(orient="records")
-    ]
+    rows = result.to_dataframe().to_dict(orient="records")
+    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
 
 
 def _plain(value: Any) -> Any:
