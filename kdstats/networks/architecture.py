@@ -96,9 +96,12 @@ class Architecture:
 
 
 def architecture_of(student: NetworkStudent, *, n_features: int, n_outputs: int) -> Architecture:
-    """Return the shape of a student between p inputs and q outputs."""
+    """Return the shape of a student between p inputs and q outputs of the teacher.
+
+    With the head ``gaussian`` the network's own outputs are q means, then q logarithms of variances.
+    """
     return Architecture(
-        widths=(n_features, *student.hidden, n_outputs),
+        widths=(n_features, *student.hidden, 2 * n_outputs if student.head == "gaussian" else n_outputs),
         activation=student.activation,
         parameterization=student.parameterization,
         weight_variance=student.weight_variance,

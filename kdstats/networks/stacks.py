@@ -117,6 +117,7 @@ def train_stacks(
     student: NetworkStudent,
     initial: Parameters,
     rows: NDArray[np.int64] | None,
+    spread: FloatArray | None,
     row_weights: FloatArray | NDArray[np.int64] | None,
     order: BatchOrder | None,
     n_workers: int | None,
@@ -125,7 +126,7 @@ def train_stacks(
 
     Arguments are those of :func:`kdstats.networks.training.train_networks`.
     """
-    own = [array for array in (row_weights, rows) if array is not None and array.ndim == 2]
+    own = [array for array in (row_weights, rows, spread) if array is not None and array.ndim > 1]
     first, copies = _distinct(labels, *initial, *own)
     if first.size < labels.shape[0] and (student.batch_size is None or order is None or order.common):
         distinct, steps = train_stacks(
@@ -135,6 +136,7 @@ def train_stacks(
             student=student,
             initial=tuple(layer[first] for layer in initial),
             rows=rows if rows is None or rows.ndim == 1 else rows[first],
+            spread=None if spread is None else spread[first],
             row_weights=None if row_weights is None else row_weights[first],
             order=order,
             n_workers=n_workers,
@@ -153,7 +155,9 @@ def train_stacks(
             inputs=inputs,
             labels=_single(labels[filled]),
             rows=None if rows is None else torch.from_numpy(rows if rows.ndim == 1 else rows[filled]),
+            spread=None if spread is None else _single(spread[filled]),
             weights=None if row_weights is None else _single(row_weights[filled]),
+            head=student.head,
         )
         shuffles = [order.generator(int(number)) for number in filled] if order is not None else []
         steps = _descend(stack, data, student, shuffles)
@@ -204,32 +208,48 @@ class _TrainingRows:
     labels : (C, N, q) tensor
     rows : (N,) or (C, N) tensor of int, optional
         Input that each label belongs to. Default: label i to input i.
+    spread : (C, N, q) tensor, optional
+        Mean square of the responses around a label that is their mean. Default: 0.
     weights : (C, N) tensor, optional
         How often each row counts. Default: once.
+    head : {"mean", "gaussian"}
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+    head: str = "mean"
 
     def select(self, place: torch.Tensor) -> _TrainingRows:
         """Return some rows: places (M,) of all students, or (C, M) of each."""
         if place.ndim == 1:
             rows = place if self.rows is None else self.rows[..., place]
             weights = None if self.weights is None else self.weights[:, place]
-            return replace(self, labels=self.labels[:, place], rows=rows, weights=weights)
+            spread = None if self.spread is None else self.spread[:, place]
+            return replace(self, labels=self.labels[:, place], rows=rows, spread=spread, weights=weights)
         own = place if self.rows is None else self.rows.expand(place.shape[0], -1).gather(1, place)
-        labels = self.labels.gather(1, place[..., None].expand(-1, -1, self.labels.shape[2]))
-        return replace(self, labels=labels, rows=own)
+        wide = place[..., None].expand(-1, -1, self.labels.shape[2])
+        spread = None if self.spread is None else self.spread.gather(1, wide)
+        return replace(self, labels=self.labels.gather(1, wide), rows=own, spread=spread)
 
     def losses(self, stack: Stack) -> torch.Tensor:
         """Mean loss of each student over the rows, shape (C,)."""
         outputs = stack(self.inputs if self.rows is None else self.inputs[self.rows])
-        by_row = (outputs - self.labels).square().mean(dim=2)
+        by_row = self._losses_by_row(outputs)
         if self.weights is None:
             return by_row.mean(dim=1)
         return (by_row * (self.weights / self.weights.sum(dim=1, keepdim=True))).sum(dim=1)
+
+    def _losses_by_row(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Mean over the teacher's outputs of each row's loss, shape (C, N)."""
+        if self.head == "mean":
+            return (outputs - self.labels).square().mean(dim=2)
+        mean, log_variance = outputs.chunk(2, dim=2)
+        squares = (mean - self.labels).square()
+        squares = squares if self.spread is None else squares + self.spread
+        return 0.5 * (log_variance + squares * torch.exp(-log_variance)).mean(dim=2)
 
 
 def _descend(

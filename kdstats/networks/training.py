@@ -68,6 +68,7 @@ def train_networks(
     student: NetworkStudent,
     initial: Parameters,
     rows: NDArray[np.int64] | None = None,
+    spread: FloatArray | None = None,
     row_weights: FloatArray | NDArray[np.int64] | None = None,
     order: BatchOrder | None = None,
     n_workers: int | None = None,
@@ -88,6 +89,9 @@ def train_networks(
     rows : (N,) or (S, N) array of int, optional
         Input that each of N labels belongs to. Default: label i to input i. For mini-batches only: a full batch
         takes mean labels and ``row_weights``.
+    spread : (S, N, q) array, optional
+        For labels that are means of responses: the mean square of the responses around them, which the head
+        ``gaussian`` has to explain. Default: 0.
     row_weights : (S, n) array, optional
         How often each student sees each row. The loss is the mean over the rows seen and the
         outputs.
@@ -117,6 +121,7 @@ def train_networks(
             student=student,
             initial=initial,
             rows=rows,
+            spread=spread if student.head == "gaussian" else None,
             row_weights=row_weights,
             order=order,
             n_workers=n_workers,
@@ -146,7 +151,7 @@ def train_networks(
 def _in_lanes(student: NetworkStudent, architecture: Architecture) -> bool:
     """Whether the fused loops of this module train such a student; :mod:`kdstats.networks.stacks` trains them all."""
     plain = student.momentum == 0.0 and student.weight_decay == 0.0
-    plain &= student.batch_size is None and student.early_stopping is None
+    plain &= student.head == "mean" and student.batch_size is None and student.early_stopping is None
     return architecture.has_lanes and plain and student.optimizer in ("adam", "sgd")
 
 

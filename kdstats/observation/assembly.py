@@ -65,8 +65,9 @@ def assemble_components(
         Mean prediction of each student at the query points.
     problem : DistillationProblem
         What they were trained on.
-    variances : (S, q) ndarray
-        Each student's own residual variance; not used where ``student_output`` is off.
+    variances : (S, q) or (S, m, q) ndarray
+        Variance of each student's own outputs, the same at all points or by point; not used where
+        ``student_output`` is off.
     seeds : Seeds
     law : NoiseLaw
         Law of the teacher's noise.
@@ -93,7 +94,8 @@ def assemble_components(
     """
     refuse_duplicates(predictions, problem, law=law, smoother=smoother, precision=precision)
     quiet = "student_output" not in problem.design.sources
-    spread = np.zeros(predictions.shape) if quiet else np.broadcast_to(variances[:, None, :], predictions.shape)
+    variances = variances[:, None, :] if variances.ndim == 2 else variances
+    spread = np.zeros(predictions.shape) if quiet else np.broadcast_to(variances, predictions.shape)
     if n_replicates is None:
         outputs, known = predictions[:, None], spread
     else:
@@ -128,6 +130,6 @@ def _draw_outputs(predictions: NDArray[Any], variances: FloatArray, seeds: Seeds
     for block in range(-(-n_students // BLOCK)):
         part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
         noise = seeds.generator("student_output", block).standard_normal((BLOCK, n_replicates, *grid))
-        sd = np.sqrt(variances[part])[:, None, None, :]
+        sd = np.sqrt(variances[part])[:, None]
         outputs[part] = predictions[part, None] + sd * noise[: part.stop - part.start]
     return outputs

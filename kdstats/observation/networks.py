@@ -98,7 +98,8 @@ def observe(
     -----
     A student's own predictive distribution at a point is its prediction plus Gaussian noise with
     its residual variance: for a linear student as its ``residual_variance`` says, for a network the
-    residual sum of squares over the number of its rows, held-out ones included (maximum likelihood). With
+    residual sum of squares over the number of its rows, held-out ones included (maximum likelihood); a
+    network with the head ``gaussian`` predicts that variance itself, at each point. With
     ``multi_response`` students trained full batch are trained on the mean labels, which give the gradients of the
     kn rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
 
@@ -121,21 +122,21 @@ def observe(
     )
     if "student_output" in problem.design.sources:
         residual_divisor(problem, trainer.fit)
-    q = problem.teacher.n_outputs
-    predictions, variances = np.empty((n_students, problem.n_points, q)), np.zeros((n_students, q))
+    trained: list[_Trained] = []
     with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start
             whole_groups = slice(0, -(-size // LANES) * LANES)
             drawn = _select(draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
-            trained = trainer.train(drawn, block, n_workers)
-            predictions[part], variances[part] = trained.predictions[:size], trained.variances[:size]
+            finished = trainer.train(drawn, block, n_workers)
+            trained.append(_Trained(predictions=finished.predictions[:size], variances=finished.variances[:size]))
             bar.show(part.stop, n_students)
+    answers = _joined(trained)
     return assemble_components(
-        predictions,
+        answers.predictions,
         problem,
-        variances=variances,
+        variances=answers.variances,
         seeds=seeds,
         law=law,
         engine="networks",
@@ -148,10 +149,17 @@ def observe(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Trained:
-    """Predictions (B, m, q) and residual variances (B, q) of some students."""
+    """Predictions (B, m, q) of some students, and variances (B, q) or (B, m, q) of their own outputs."""
 
     predictions: FloatArray
     variances: FloatArray
+
+
+def _joined(parts: list[_Trained]) -> _Trained:
+    return _Trained(
+        predictions=np.concatenate([part.predictions for part in parts]),
+        variances=np.concatenate([part.variances for part in parts]),
+    )
 
 
 class _Trainer(Protocol):
@@ -181,10 +189,7 @@ class _Networks:
         size = BLOCK if self.is_small else SOME_LARGE
         parts = [slice(first, first + size) for first in range(0, drawn.labels.shape[0], size)]
         trained = [self._train(_select(drawn, part), block, part.start, n_workers) for part in parts]
-        return _Trained(
-            predictions=np.concatenate([part.predictions for part in trained]),
-            variances=np.concatenate([part.variances for part in trained]),
-        )
+        return _joined(trained)
 
     def _train(self, drawn: TrainingBlock, block: int, first: int, n_workers: int | None) -> _Trained:
         problem, n_students = self.problem, drawn.labels.shape[0]
@@ -202,6 +207,9 @@ class _Networks:
             return predict(self.architecture, trained.parameters, points, n_workers=n_workers)
 
         predictions = predict_at(problem.X_query)
+        if self.student.head == "gaussian":
+            means, log_variances = np.split(predictions, 2, axis=2)
+            return _Trained(predictions=means, variances=np.exp(log_variances))
         variances = np.zeros((n_students, problem.teacher.n_outputs))
         if "student_output" in problem.design.sources:
             fitted = predictions if problem.design.X_query is None else predict_at(problem.teacher.X)
@@ -214,7 +222,9 @@ class _Networks:
         """Labels and how they count, as a full batch or as rows that can be batched."""
         problem, n_students = self.problem, drawn.labels.shape[0]
         if self.student.batch_size is None:
-            return {"labels": drawn.labels, "row_weights": drawn.counts}
+            several = problem.design.strategy == "multi_response"
+            spread = drawn.within / problem.design.n_responses if several else None
+            return {"labels": drawn.labels, "row_weights": drawn.counts, "spread": spread}
         n, k = problem.teacher.n_inputs, 1
         labels = drawn.labels[:, None]
         if problem.design.strategy == "multi_response":
@@ -391,6 +401,8 @@ def _select(drawn: TrainingBlock, students: slice) -> TrainingBlock:
 
 
 def _variance_description(problem: DistillationProblem) -> str:
+    if isinstance(problem.student, NetworkStudent) and problem.student.head == "gaussian":
+        return "its own output, the exponential of a predicted logarithm"
     unbiased = isinstance(problem.student, LinearStudent) and problem.student.residual_variance == "unbiased"
     divisor = "its residual degrees of freedom" if unbiased else "the number of its training rows"
     return f"residual sum of squares over {divisor}"

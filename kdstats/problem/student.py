@@ -160,6 +160,7 @@ class LinearStudent:
 
 
 ACTIVATIONS = ("relu", "tanh", "erf", "gelu")
+HEADS = ("mean", "gaussian")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 PARAMETERIZATIONS = ("standard", "ntk")
 #: Weight and bias variance of normal first weights where not given.
@@ -214,18 +215,25 @@ class EarlyStopping:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkStudent:
-    r"""Feed-forward network on the teacher's labels, trained on the mean squared error.
+    r"""Feed-forward network on the teacher's labels.
 
-    The loss of a student is :math:`\frac{1}{nq}\sum_{i,j} (f_j(x_i) - y_{ij})^2` over n rows and q
-    outputs, as PyTorch's ``mse_loss`` (no factor 1/2). One step of plain gradient descent with learning
-    rate :math:`\eta` therefore moves the outputs at the inputs by
+    With the head ``mean`` the loss of a student is :math:`\frac{1}{nq}\sum_{i,j} (f_j(x_i) - y_{ij})^2` over n
+    rows and q outputs, as PyTorch's ``mse_loss`` (no factor 1/2). One step of plain gradient descent with
+    learning rate :math:`\eta` therefore moves the outputs at the inputs by
     :math:`-\frac{2\eta}{nq}\,\Theta\,(f - y)`, with :math:`\Theta` the tangent kernel. Resampled
     rows count as often as they were drawn; n is then the number of rows drawn.
+
+    With the head ``gaussian`` the network has two outputs for each of the teacher's, a mean :math:`f` and the
+    logarithm :math:`g` of a variance. The loss is the mean over rows and outputs of
+    :math:`\frac12\left(g + (y - f)^2 e^{-g}\right)`, the negative log likelihood without its constant.
 
     Parameters
     ----------
     hidden : tuple of int, default (16,)
         Width of each hidden layer.
+    head : {"mean", "gaussian"}, default "mean"
+        ``"mean"``: the student predicts a number, and the variance of its own outputs is that of its residuals.
+        ``"gaussian"``: it predicts a mean and a variance at each point.
     activation : {"relu", "tanh", "erf", "gelu"}, default "relu"
         Activation of the hidden layers (``gelu`` is the exact one, by the error function).
     optimizer : {"adam", "adamw", "sgd"}, default "adam"
@@ -258,6 +266,7 @@ class NetworkStudent:
     """
 
     hidden: tuple[int, ...] = field(default=(16,))
+    head: str = "mean"
     activation: str = "relu"
     optimizer: str = "adam"
     learning_rate: float = 0.01
@@ -278,6 +287,7 @@ class NetworkStudent:
         if not widths:
             raise invalid("hidden", "have at least one layer (use LinearStudent for none)", hidden)
         object.__setattr__(self, "hidden", widths)
+        as_choice("head", self.head, HEADS)
         as_choice("activation", self.activation, ACTIVATIONS)
         as_choice("optimizer", self.optimizer, OPTIMIZERS)
         rate = as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)

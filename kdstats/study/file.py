@@ -111,6 +111,7 @@ class NetworkTable(_Table):
 
     kind: Literal["network"] = "network"
     hidden: list[int] = [16]
+    head: str = "mean"
     activation: str = "relu"
     optimizer: str = "adam"
     learning_rate: float = 0.01

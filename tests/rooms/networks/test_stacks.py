@@ -55,6 +55,13 @@ class Plain(torch.nn.Module):
         return signal
 
 
+def plain_loss(student, outputs, targets):
+    if student.head == "mean":
+        return torch.nn.functional.mse_loss(outputs, targets)
+    mean, log_variance = outputs.chunk(2, dim=1)
+    return torch.nn.functional.gaussian_nll_loss(mean, targets, torch.exp(log_variance), eps=1e-30)
+
+
 def one_by_one(X, labels, student, initial, dtype, held=None):
     outputs = []
     for s, y in enumerate(labels):
@@ -76,11 +83,11 @@ def one_by_one(X, labels, student, initial, dtype, held=None):
             for first in range(0, len(inputs), student.batch_size or len(inputs)):
                 batch = order[first : first + (student.batch_size or len(inputs))]
                 optimizer.zero_grad()
-                torch.nn.functional.mse_loss(network(inputs[batch]), targets[batch]).backward()
+                plain_loss(student, network(inputs[batch]), targets[batch]).backward()
                 optimizer.step()
             if student.early_stopping is not None:
                 with torch.no_grad():
-                    loss = torch.nn.functional.mse_loss(network(validation[0]), validation[1]).item()
+                    loss = plain_loss(student, network(validation[0]), validation[1]).item()
                 if loss < best - student.early_stopping.min_improvement:
                     best, waited, kept = loss, 0, copy.deepcopy(network.state_dict())
                 else:
@@ -173,6 +180,73 @@ def test_several_outputs_and_row_weights_against_repeated_rows():
     ours = together(X, labels, student, initial, row_weights=counts)
     resampled = np.stack([y[drawn] for y, drawn in zip(labels, rows, strict=True)])
     assert_as_accurate_as_pytorch(ours, [X[drawn] for drawn in rows], resampled, student, initial)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        kd.NetworkStudent(hidden=(8,), head="gaussian", activation="tanh", epochs=60),
+        kd.NetworkStudent(hidden=(6, 5), head="gaussian", activation="tanh", epochs=12, batch_size=16),
+        kd.NetworkStudent(
+            hidden=(8,), head="gaussian", activation="tanh", epochs=30, early_stopping=kd.EarlyStopping()
+        ),
+    ],
+    ids=["full", "batched", "stopping"],
+)
+def test_gaussian_heads_against_one_by_one(student):
+    X, labels = training_set(q=2)
+    _, initial = starts(student, q=2)
+    assert initial[-1].shape[2] == 4
+    ours = together(X, labels, student, initial, order=BatchOrder(seeds=SEEDS))
+    held = None if student.early_stopping is None else student.early_stopping.held_out_inputs(len(X))
+    assert_as_accurate_as_pytorch(ours, X, labels, student, initial, held)
+
+
+@pytest.mark.parametrize("batch_size", [None, 10_000])
+def test_gaussian_heads_on_mean_labels_against_all_responses_as_rows(batch_size):
+    """One batch of all kn rows, in any order, and the means of the responses with their spread: the same students."""
+    student = kd.NetworkStudent(hidden=(8,), head="gaussian", activation="tanh", epochs=40, batch_size=batch_size)
+    X = training_set()[0][:20]
+    teacher = kd.GaussianTeacher(X, X[:, 0], noise_variance=np.linspace(0.1, 2.0, 20))
+    design = kd.Design(POINTS, n_responses=3, strategy="multi_response")
+    problem = kd.DistillationProblem(teacher=teacher, student=student, design=design)
+    seen = observe(problem, n_students=N_STUDENTS, rng=SEEDS)
+    responses = draw_responses(problem, SEEDS, 0, Gaussian())[:N_STUDENTS]
+    architecture = architecture_of(student, n_features=4, n_outputs=1)
+    initial = initial_parameters(architecture, SEEDS.generator("student_initialization", 0), n_students=256)
+    first = tuple(layer[:N_STUDENTS] for layer in initial)
+    plain = replace(student, batch_size=None)
+    labels = responses.reshape(N_STUDENTS, -1, 1)
+    outputs = one_by_one(np.tile(X, (3, 1)), labels, plain, first, torch.float64)
+    np.testing.assert_allclose(seen.student_predictions, outputs[..., :1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(seen.intra_student, np.exp(outputs[..., 1:]).mean(axis=0), rtol=1e-3)
+    averaged = one_by_one(X, responses.mean(axis=1), plain, first, torch.float64)
+    assert np.abs(averaged[..., 1:] - outputs[..., 1:]).min(axis=(1, 2)).max() > 0.05
+
+
+def test_students_with_gaussian_heads_know_where_the_noise_is():
+    """Drawn outputs against the known variances, and the variance of the teacher's noise found at noisy inputs."""
+    generator = np.random.default_rng(8)
+    X = np.sort(generator.uniform(-1, 1, size=(300, 1)), axis=0)
+    noise = np.where(X[:, 0] > 0, 1.0, 0.04)
+    student = kd.NetworkStudent(hidden=(16,), head="gaussian", activation="tanh", learning_rate=0.02, epochs=300)
+    problem = kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(X, X[:, 0], noise_variance=noise),
+        student=student,
+        design=kd.Design([[-0.7], [0.7]]),
+    )
+    known = observe(problem, n_students=60, rng=2)
+    quiet, loud = known.intra_student.values.ravel()
+    assert loud > 10.0 * quiet  # the teacher's own variances are 25 apart
+    even = observe(problem.with_student(head="mean"), n_students=10, rng=2).intra_student.values.ravel()
+    assert even[0] == even[1]
+    assert "logarithm" in known.attrs["student_variance"]
+    drawn = observe(problem, n_students=60, rng=2, n_replicates=20)
+    for name in ("inter_student", "intra_student"):
+        error = np.abs(known.estimate[name] - drawn.estimate[name]).values
+        assert (error < 4.5 * drawn.standard_error[name].values).all()
+    silent = observe(problem.with_design(sources=["teacher_output"]), n_students=10, rng=2)
+    assert (silent.intra_student.values == 0.0).all()
 
 
 BATCHED = {"hidden": (8,), "activation": "tanh", "epochs": 12, "batch_size": 16}

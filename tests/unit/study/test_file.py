@@ -39,6 +39,7 @@ def test_text_form_reads_back_the_same(study, tmp_path):
 def test_every_option_of_a_network_student_has_a_key(tmp_path):
     options = {
         "hidden": [6, 5],
+        "head": "gaussian",
         "activation": "erf",
         "optimizer": "sgd",
         "momentum": 0.5,
