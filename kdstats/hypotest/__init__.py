@@ -3,11 +3,13 @@
 ``compare`` runs them together and gives a verdict; each is a function of its own here.
 """
 
+from kdstats.hypotest.conservation import ConservationResult, conservation_test
 from kdstats.hypotest.covariance import CovarianceResult, covariance_test
 from kdstats.hypotest.equality import EqualityResult, PointwiseResult, equality_test, pointwise_test
 from kdstats.hypotest.equivalence import EquivalenceResult, equivalence_test
 from kdstats.hypotest.mse import MseResult, mse_test, student_mse
 from kdstats.hypotest.multiplicity import adjust_pvalues
+from kdstats.hypotest.ordering import OrderingResult, ordering_test
 from kdstats.hypotest.power import (
     df_for_equality,
     df_for_equivalence,
@@ -17,6 +19,7 @@ from kdstats.hypotest.power import (
     students_for_equivalence,
 )
 from kdstats.hypotest.rate import FloorResult, RateResult, rate_test
+from kdstats.hypotest.ratio import RatioResult, ratio_test
 from kdstats.hypotest.ratio_law import ConfidenceInterval
 from kdstats.hypotest.sequential import SequentialResult, SequentialTest, sequential_test
 from kdstats.hypotest.sequential_ratio import SequentialRatioTest, sequential_ratio_test
@@ -25,18 +28,22 @@ from kdstats.hypotest.verdict import Comparison, compare
 __all__ = [
     "Comparison",
     "ConfidenceInterval",
+    "ConservationResult",
     "CovarianceResult",
     "EqualityResult",
     "EquivalenceResult",
     "FloorResult",
     "MseResult",
+    "OrderingResult",
     "PointwiseResult",
     "RateResult",
+    "RatioResult",
     "SequentialRatioTest",
     "SequentialResult",
     "SequentialTest",
     "adjust_pvalues",
     "compare",
+    "conservation_test",
     "covariance_test",
     "df_for_equality",
     "df_for_equivalence",
@@ -45,8 +52,10 @@ __all__ = [
     "equivalence_power",
     "equivalence_test",
     "mse_test",
+    "ordering_test",
     "pointwise_test",
     "rate_test",
+    "ratio_test",
     "sequential_ratio_test",
     "sequential_test",
     "student_mse",

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+import kdstats as kd
+from kdstats.errors import ComparisonError, DependentStudentsWarning, ProblemError
+
+
+@pytest.fixture
+def pair_of(make_observed):
+    """Two observations (S, m) whose students are correlated by ``rho`` at one position."""
+
+    def make(n=40, m=1, *, ratio=2.0, rho=0.0, seed=0, n_other=None):
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(size=(n, m)), rng.normal(size=(n_other or n, m))
+        b = b if rho == 0.0 else rho * a + np.sqrt(1 - rho**2) * b
+        return make_observed(np.sqrt(ratio) * a), make_observed(b)
+
+    return make
+
+
+def values(observed):
+    return observed.student_predictions.values[:, 0, 0]
+
+
+def test_one_point_against_the_f_test(pair_of):
+    a, b = pair_of(n=20, n_other=30)
+    result = kd.ratio_test(a, b)
+    f = values(a).var(ddof=1) / values(b).var(ddof=1)
+    assert result.statistic == pytest.approx(f)
+    assert result.pvalue == pytest.approx(2 * stats.f.sf(f, 19, 29))
+    low, high = result.confidence_interval(0.9)
+    assert (low, high) == pytest.approx((f / stats.f.ppf(0.95, 19, 29), f / stats.f.ppf(0.05, 19, 29)))
+    assert kd.ratio_test(a, b, null_ratio=low, alternative="greater").pvalue == pytest.approx(0.05)
+
+
+def test_paired_point_against_the_correlation_of_sums_and_differences(pair_of):
+    a, b = pair_of(rho=0.8)
+    result = kd.ratio_test(a, b, paired=True)
+    x, y = values(a), values(b)
+    assert result.pvalue == pytest.approx(stats.pearsonr(x + y, x - y).pvalue)
+    assert result.correlation == pytest.approx(np.corrcoef(x, y)[0, 1])
+    for end in result.confidence_interval(0.9):
+        assert stats.pearsonr(x / np.sqrt(end) + y, x / np.sqrt(end) - y).pvalue == pytest.approx(0.1)
+    greater = kd.ratio_test(a, b, paired=True, alternative="greater").pvalue
+    assert greater == pytest.approx(stats.pearsonr(x + y, x - y, alternative="greater").pvalue)
+
+
+def test_pairing_gains_precision(pair_of):
+    a, b = pair_of(n=60, m=3, rho=0.9, ratio=1.3)
+    (low, high), (wide_low, wide_high) = (
+        kd.ratio_test(a, b, paired=paired).confidence_interval() for paired in (True, False)
+    )
+    assert np.log(high / low) < 0.6 * np.log(wide_high / wide_low)
+
+
+def test_degrees_of_freedom_follow_the_effective_rank(make_observed):
+    rng = np.random.default_rng(1)
+    a, b = (rng.normal(size=(400, 2)) @ rng.normal(size=(2, 30)) for _ in range(2))
+    same = np.repeat(rng.normal(size=(400, 1)), 30, axis=1)
+    other = np.repeat(rng.normal(size=(400, 1)), 30, axis=1)
+    assert kd.ratio_test(make_observed(same), make_observed(other)).effective_rank == pytest.approx(1.0, abs=1e-4)
+    assert kd.ratio_test(make_observed(a), make_observed(b)).effective_rank <= 30
+    known = kd.ratio_test(make_observed(a), make_observed(b), effective_rank=1.7)
+    assert (known.df, known.df_other) == pytest.approx((399 * 1.7, 399 * 1.7))
+
+
+@pytest.mark.parametrize("method", ["kurtosis", "bootstrap", "permutation"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_methods_agree_on_gaussian_students(pair_of, method, paired):
+    a, b = pair_of(n=150, rho=0.6 if paired else 0.0, ratio=1.3)
+    exact = kd.ratio_test(a, b, paired=paired)
+    other = kd.ratio_test(a, b, paired=paired, method=method, n_resamples=1999, rng=1)
+    assert other.statistic == pytest.approx(exact.statistic)
+    ends, wanted = (np.log(result.confidence_interval()) for result in (other, exact))
+    width = wanted[1] - wanted[0]
+    assert (np.abs(ends - wanted) < 0.25 * width).all()  # kurtosis of 150 students: relative error of the SE near 1/8
+    assert other.pvalue == pytest.approx(
+        kd.ratio_test(a, b, paired=paired, method=method, n_resamples=1999, rng=1).pvalue
+    )
+    sides = [
+        kd.ratio_test(a, b, paired=paired, method=method, n_resamples=1999, rng=1, alternative=side).pvalue
+        for side in ("less", "greater")
+    ]
+    assert sides[1] < 0.5 < sides[0]
+
+
+@pytest.mark.parametrize("component", ["intra_student", "total"])
+def test_other_components_compare_logarithms(make_observed, with_variance, component):
+    a, b = (
+        make_observed(with_variance([1.0], 30, seed=seed), within=within, average_standard_error={component: 0.1})
+        for seed, within in ((1, 2.0), (2, 3.0))
+    )
+    result = kd.ratio_test(a, b, component=component)
+    means = [getattr(item, component).values.mean() for item in (a, b)]
+    error = np.hypot(0.1 / means[0], 0.1 / means[1])
+    assert result.statistic == pytest.approx(means[0] / means[1])
+    assert result.pvalue == pytest.approx(2 * stats.t.sf(abs(np.log(result.statistic)) / error, result.df))
+
+
+def test_averaging_is_below_single(make_observed):
+    rng = np.random.default_rng(2)
+    observed = {k: make_observed(rng.normal(size=(150, 2)) / np.sqrt(k)) for k in (1, 2, 5)}
+    result = kd.ordering_test(observed)
+    assert result.pvalue == result.pvalues.max() < 0.01
+    assert result.pvalue_any == result.adjusted_pvalues.min()
+    assert [step.alternative for step in result.steps] == ["greater", "greater"]
+    assert "1 over 2" in str(result)
+    backwards = kd.ordering_test(dict(reversed(observed.items())))
+    assert backwards.pvalue_any > 0.9
+    equal = kd.ordering_test(
+        {"a": observed[1], "b": observed[5], "c": make_observed(rng.normal(size=(150, 2)) / np.sqrt(5))}
+    )
+    assert equal.pvalue_any < 0.01 < equal.pvalue
+
+
+def test_refusals(pair_of, make_observed, make_predicted):
+    a, b = pair_of(n=10)
+    cases = [
+        (lambda: kd.ratio_test(a, make_predicted([1.0])), ComparisonError, "must be an observation; got a prediction"),
+        (lambda: kd.ratio_test(a, 3), ComparisonError, "must be VarianceComponents"),
+        (lambda: kd.ratio_test(a, pair_of(m=2)[0]), ComparisonError, "must have the points"),
+        (lambda: kd.ratio_test(a, pair_of(n=12)[0], paired=True), ComparisonError, "to be paired; got 12"),
+        (lambda: kd.ratio_test(a, make_observed(np.ones((10, 1)))), ComparisonError, "must vary between students"),
+        (lambda: kd.ratio_test(a, b, component="total", method="bootstrap"), ComparisonError, "`component` must be"),
+        (lambda: kd.ratio_test(a, b, component="intra_student"), ComparisonError, "must have positive variance"),
+        (lambda: kd.ratio_test(a, b, method="exact"), ProblemError, "`method` must be one of"),
+        (lambda: kd.ratio_test(a, b, null_ratio=0), ProblemError, "`null_ratio` must be"),
+        (lambda: kd.ratio_test(a, pair_of(n=2)[1]), None, None),
+        (lambda: kd.ordering_test({1: a}), ComparisonError, "at least 2 labels"),
+        (lambda: kd.ratio_test(a, make_observed(values(b)[:, None], n_replicates=3)), ComparisonError, "replicates"),
+    ]
+    for call, error, message in cases:
+        if error is None:
+            assert 0 < call().pvalue <= 1
+            continue
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_students_of_one_seed_are_not_taken_for_independent(make_observed):
+    rng = np.random.default_rng(3)
+    a, b = (make_observed(rng.normal(size=(20, 1)), seed={"teacher_output": 1}) for _ in range(2))
+    with pytest.warns(DependentStudentsWarning, match="paired=True"):
+        kd.ratio_test(a, b)
+    assert kd.ratio_test(a, b, paired=True).paired
