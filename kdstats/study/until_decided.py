@@ -12,6 +12,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.engine import observe, predict
 from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.hypotest import SequentialResult, SequentialTest
+from kdstats.problem.design import SOURCES
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_count
@@ -188,11 +189,10 @@ def batch_seeds(problem: DistillationProblem, seeds: Seeds, number: int) -> Seed
     own = seeds.branch("batch", number)
     if isinstance(problem.student, LinearStudent):
         return own
-    held = {name: seed for name, seed in seeds.as_dict().items() if name in SOURCES - set(problem.design.sources)}
+    held = {
+        name: seed for name, seed in seeds.as_dict().items() if name in SOURCES and name not in problem.design.sources
+    }
     return own.with_seed(**held)
-
-
-SOURCES = {"teacher_output", "student_initialization", "data_order", "data_resampling", "student_output"}
 
 
 def _prediction(problem: DistillationProblem) -> VarianceComponents:
