@@ -3,7 +3,8 @@
     python examples/gallery.py --out out/gallery
 
 A linear teacher with noise of half the target's variance, five responses averaged, linear students. Writes one small
-PNG for each of demo, predict, observe, compare, decompose and report; docs/gallery.md shows them.
+PNG for each of demo, predict, observe, compare, decompose and report, and for variance by source; docs/gallery.md shows
+them.
 """
 
 from __future__ import annotations
@@ -106,6 +107,22 @@ class Gallery:
         law = kd.mse_distribution(self.problem, target)
         return plots.mse_distribution(law, kd.student_mse(self.observed, target), unit=self.setting.unit)
 
+    def sources(self) -> Figure:
+        """Draw what each source adds for students that cross draws of all three (simulated effects)."""
+        names = ["teacher_output", "student_initialization", "data_resampling"]
+        draw = np.random.default_rng(SEED).standard_normal
+        index = np.indices((8, 8, 6, 2, 12)).reshape(5, -1)
+        table = pd.DataFrame(dict(zip([*names, "replicate", "point"], index, strict=True)))
+        teacher, start, data, _, point = index
+        table["value"] = (
+            1.0 * draw((8, 12))[teacher, point]
+            + 0.7 * draw((8, 12))[start, point]
+            + 0.4 * draw((8, 8, 12))[teacher, start, point]
+            + 0.5 * draw((6, 12))[data, point]
+            + 0.6 * draw(len(table))
+        )
+        return plots.variance_by_source(kd.decompose_sources(table, names, method="reml"))
+
     def table(self, *, n_students: int = 60, n_replicates: int = 30, n_points: int = 12) -> pd.DataFrame:
         """Return what a user would bring: outputs of some students, several at each point, in long form."""
         predictions = self.observed.student_predictions.values[:n_students, :n_points, 0]
@@ -124,6 +141,7 @@ VERBS: dict[str, Callable[[Gallery], Figure]] = {
     "compare": Gallery.compare,
     "decompose": Gallery.decompose,
     "report": Gallery.report,
+    "sources": Gallery.sources,
 }
 
 

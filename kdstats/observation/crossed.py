@@ -121,7 +121,8 @@ def decompose_sources(
     frame, values = frame.take(np.flatnonzero(kept)), values[kept]
     codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
     _refuse_repeated(codes, labels, keys, replicated=replicate is not None)
-    levels, student = np.unique(np.column_stack(codes[: len(names)]), axis=0, return_inverse=True)
+    _, first, student = np.unique(_combined(codes[: len(names)]), return_index=True, return_inverse=True)
+    levels = np.column_stack([code[first] for code in codes[: len(names)]])
     one = np.zeros(len(frame), dtype=np.int64)
     return estimate_sources(
         values,
@@ -252,7 +253,7 @@ def _key_codes(frame: pd.DataFrame, key: str) -> tuple[IntArray, list[Any]]:
 def _refuse_repeated(
     codes: Sequence[IntArray], labels: Sequence[list[Any]], keys: list[str], *, replicated: bool
 ) -> None:
-    _, first, counts = np.unique(np.column_stack(codes), axis=0, return_index=True, return_counts=True)
+    _, first, counts = np.unique(_combined(codes), return_index=True, return_counts=True)
     if counts.max() == 1:
         return
     row = int(first[counts > 1].min())
@@ -262,6 +263,16 @@ def _refuse_repeated(
         f"`table` must have one row for each {', '.join(keys)}; got {int((counts - 1).sum())} repeated rows, first of "
         f"{named}{hint}"
     )
+
+
+def _combined(codes: Sequence[IntArray]) -> IntArray:
+    """Number the combinations of codes."""
+    combined = codes[0]
+    for code in codes[1:]:
+        combined = combined * (int(code.max()) + 1) + code
+        if combined.max() > 2**31:  # keep the product within 64 bits
+            combined = np.unique(combined, return_inverse=True)[1].ravel()
+    return combined
 
 
 def _listed(names: Any) -> str:

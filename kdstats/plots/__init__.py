@@ -6,6 +6,7 @@ say in words what the picture shows.
 
 from kdstats.plots.against_noise import components_against_noise
 from kdstats.plots.against_responses import components_against_responses
+from kdstats.plots.by_source import variance_by_source
 from kdstats.plots.convergence import convergence
 from kdstats.plots.mse_distribution import mse_distribution
 from kdstats.plots.predicted_against_observed import predicted_against_observed
@@ -16,4 +17,5 @@ __all__ = [
     "convergence",
     "mse_distribution",
     "predicted_against_observed",
+    "variance_by_source",
 ]
