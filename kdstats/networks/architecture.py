@@ -20,7 +20,16 @@ from kdstats.networks.kernels import LANES, dense
 from kdstats.networks.stacks import predict_stacks
 from kdstats.problem.student import NetworkStudent
 
-__all__ = ["Architecture", "Group", "Parameters", "architecture_of", "initial_parameters", "predict", "tiles"]
+__all__ = [
+    "Architecture",
+    "Group",
+    "Parameters",
+    "architecture_of",
+    "initial_parameters",
+    "perturbed_parameters",
+    "predict",
+    "tiles",
+]
 
 Float32Array = NDArray[np.float32]
 Parameters = tuple[Float32Array, ...]
@@ -131,6 +140,17 @@ def initial_parameters(architecture: Architecture, generator: np.random.Generato
             layer[:, :-1] *= np.float32(math.sqrt(architecture.weight_variance / (rows - 1)))
             layer[:, -1] *= np.float32(math.sqrt(architecture.bias_variance))
         drawn.append(layer)
+    return tuple(drawn)
+
+
+def perturbed_parameters(
+    start: Parameters, generator: np.random.Generator, *, n_students: int, perturbation_sd: float
+) -> Parameters:
+    """Multiply one student's first parameters by normal factors of mean 1, anew for each of some students."""
+    drawn = []
+    for layer in start:
+        factors = generator.standard_normal((n_students, *layer.shape[1:]), dtype=np.float32)
+        drawn.append(layer * (np.float32(1.0) + np.float32(perturbation_sd) * factors))
     return tuple(drawn)
 
 

@@ -19,7 +19,7 @@ from kdstats.linear.label_law import initialization_variance, label_law
 from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.specification import DistillationProblem
-from kdstats.problem.student import LinearStudent
+from kdstats.problem.student import LinearStudent, NetworkStudent
 from kdstats.sampling.laws import NoiseLaw, UserLaw
 
 __all__ = ["agreeing_students", "duplicate_error", "refuse_duplicates"]
@@ -153,10 +153,16 @@ def _suspects(
         return everyone if reached.any() else nobody
     if _reaches_every_student(_response_variances(problem), problem):
         return everyone
-    if isinstance(problem.student, BayesianLinearStudent) or "student_initialization" not in problem.design.sources:
+    if isinstance(problem.student, BayesianLinearStudent) or not _is_started_apart(problem):
         return nobody
     by_point = rows.reshape(rows.shape[0], problem.n_points, -1)
     return np.flatnonzero((np.ptp(by_point, axis=1) > 0.0).any(axis=1))
+
+
+def _is_started_apart(problem: DistillationProblem) -> bool:
+    """Whether networks start from parameters of their own."""
+    unperturbed = isinstance(problem.student, NetworkStudent) and problem.student.perturbation_sd == 0.0
+    return "student_initialization" in problem.design.sources and not unperturbed
 
 
 def _reaches_every_student(variances: FloatArray, problem: DistillationProblem) -> bool:

@@ -21,7 +21,13 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ObservationError, invalid
 from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.linear.threads import SMALL, one_blas_thread
-from kdstats.networks.architecture import Parameters, architecture_of, initial_parameters, predict
+from kdstats.networks.architecture import (
+    Parameters,
+    architecture_of,
+    initial_parameters,
+    perturbed_parameters,
+    predict,
+)
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
 from kdstats.networks.linear_training import descend, minimise
@@ -265,19 +271,25 @@ class _Networks:
         return self.architecture.n_parameters <= SMALL_NETWORK
 
     def _initial(self, block: int, first: int, n_students: int) -> Parameters:
+        generator = self.seeds.generator("student_initialization", "common")
+        common = initial_parameters(self.architecture, generator, n_students=1)
         if "student_initialization" not in self.problem.design.sources:
-            generator = self.seeds.generator("student_initialization", "common")
-            common = initial_parameters(self.architecture, generator, n_students=1)
             return tuple(np.repeat(layer, n_students, axis=0) for layer in common)
+
+        def draw(generator: np.random.Generator, count: int) -> Parameters:
+            sd = self.student.perturbation_sd
+            if sd is None:
+                return initial_parameters(self.architecture, generator, n_students=count)
+            return perturbed_parameters(common, generator, n_students=count, perturbation_sd=sd)
+
         if self.is_small:
-            generator = self.seeds.generator("student_initialization", block)
-            drawn = initial_parameters(self.architecture, generator, n_students=BLOCK)
+            drawn = draw(self.seeds.generator("student_initialization", block), BLOCK)
             return tuple(layer[:n_students] for layer in drawn)
         generators = (
             self.seeds.generator("student_initialization", block, "student", first + student)
             for student in range(n_students)
         )
-        starts = [initial_parameters(self.architecture, generator, n_students=1) for generator in generators]
+        starts = [draw(generator, 1) for generator in generators]
         return tuple(np.concatenate(layers) for layers in zip(*starts, strict=True))
 
 

@@ -263,6 +263,10 @@ class NetworkStudent:
         With ``"standard"``, if either is given, weights start as normal with variance :math:`\sigma_w^2` over
         fan in and biases as normal with variance :math:`\sigma_b^2` (the same 2 and 0 for the other); if
         neither is, both start as in PyTorch's ``Linear``, uniform within ``1/sqrt(fan_in)``.
+    perturbation_sd : float, optional
+        What the source ``student_initialization`` does. Default: every student draws first parameters of its own.
+        With a number s, all students have one common draw w, and each starts from :math:`w(1 + \varepsilon)` with
+        an :math:`\varepsilon \sim N(0, s^2)` of its own for each parameter.
     """
 
     hidden: tuple[int, ...] = field(default=(16,))
@@ -278,6 +282,7 @@ class NetworkStudent:
     parameterization: str = "standard"
     weight_variance: float | None = None
     bias_variance: float | None = None
+    perturbation_sd: float | None = None
 
     def __post_init__(self) -> None:
         hidden: Any = self.hidden
@@ -312,5 +317,8 @@ class NetworkStudent:
                 given = getattr(self, name)
                 value = default if given is None else as_number(name, given, minimum=0.0)
                 object.__setattr__(self, name, value)
+        if self.perturbation_sd is not None:
+            spread = as_number("perturbation_sd", self.perturbation_sd, minimum=0.0)
+            object.__setattr__(self, "perturbation_sd", spread)
         if self.weight_variance == 0.0:
             raise invalid("weight_variance", "be greater than 0", self.weight_variance)

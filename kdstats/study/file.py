@@ -123,6 +123,7 @@ class NetworkTable(_Table):
     parameterization: str = "standard"
     weight_variance: float | None = None
     bias_variance: float | None = None
+    perturbation_sd: float | None = None
 
     def student(self) -> NetworkStudent:
         """Return what the table describes."""

@@ -10,7 +10,7 @@ import torch
 
 import kdstats as kd
 from kdstats.errors import DivergedStudentError, ObservationError, ProblemError
-from kdstats.networks.architecture import architecture_of, initial_parameters, predict
+from kdstats.networks.architecture import architecture_of, initial_parameters, perturbed_parameters, predict
 from kdstats.networks.stacks import BatchOrder, stack_size
 from kdstats.networks.training import train_networks
 from kdstats.observation.networks import observe
@@ -247,6 +247,40 @@ def test_students_with_gaussian_heads_know_where_the_noise_is():
         assert (error < 4.5 * drawn.standard_error[name].values).all()
     silent = observe(problem.with_design(sources=["teacher_output"]), n_students=10, rng=2)
     assert (silent.intra_student.values == 0.0).all()
+
+
+@pytest.mark.parametrize("hidden", [(6,), (520, 510)])
+def test_perturbed_starts_are_a_common_draw_times_normal_factors(hidden):
+    """Untrained students against the common draw, perturbed here: in law, and as outputs of one hidden unit's sum."""
+    n_students = 300 if hidden == (6,) else 4
+    X = np.random.default_rng(1).normal(size=(20, 4))
+    still = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30}
+
+    def started(sd, *sources):
+        student = kd.NetworkStudent(hidden=hidden, perturbation_sd=sd, **still)
+        teacher = kd.GaussianTeacher(X, X[:, 0], noise_variance=0.0)
+        problem = kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(sources=sources))
+        return observe(problem, n_students=n_students, rng=3).student_predictions.values
+
+    common = started(None)
+    assert np.array_equal(started(0.3), common)
+    assert np.array_equal(started(0.0, "student_initialization"), common)
+    perturbed = started(0.3, "student_initialization")
+    assert len(np.unique(perturbed[:, 0, 0])) == n_students
+    assert np.array_equal(started(0.3, "student_initialization")[:2], perturbed[:2])
+    near = started(1e-3, "student_initialization") - common
+    # The outputs are smooth in the factors: a perturbation 300 times smaller moves them about 300 times less.
+    assert np.abs(near).max() < 0.02 * np.abs(perturbed - common).max()
+
+
+def test_perturbation_factors_have_mean_1_and_the_stated_spread():
+    architecture, start = starts(kd.NetworkStudent(hidden=(40,)), n_students=1)
+    drawn = perturbed_parameters(start, np.random.default_rng(0), n_students=2000, perturbation_sd=0.25)
+    assert [layer.shape for layer in drawn] == [(2000, *shape) for shape in architecture.layer_shapes]
+    factors = np.concatenate([(layer / first).ravel() for layer, first in zip(drawn, start, strict=True)])
+    assert abs(factors.mean() - 1.0) < 5.0 * 0.25 / np.sqrt(factors.size)
+    assert abs(factors.var() / 0.25**2 - 1.0) < 5.0 * np.sqrt(2.0 / factors.size)
+    assert stats_kurtosis(factors - 1.0) < 5.0 * np.sqrt(24.0 / factors.size)
 
 
 BATCHED = {"hidden": (8,), "activation": "tanh", "epochs": 12, "batch_size": 16}

@@ -165,6 +165,7 @@ STUDENTS = [
     (network(activation="swish"), "`activation` must be one of relu, tanh, erf, gelu; got 'swish'"),
     (network(optimizer="lbfgs"), "`optimizer` must be one of adam, adamw, sgd; got 'lbfgs'"),
     (network(head="median"), "`head` must be one of mean, gaussian; got 'median'"),
+    (network(perturbation_sd=-0.1), "`perturbation_sd` must be at least 0; got -0.1"),
     (network(batch_size=0), "`batch_size` must be at least 1; got 0"),
     (network(early_stopping=10), "`early_stopping` must be an EarlyStopping or None; got 10"),
     (lambda: kd.EarlyStopping(patience=0), "`patience` must be at least 1; got 0"),

@@ -51,6 +51,7 @@ def test_every_option_of_a_network_student_has_a_key(tmp_path):
         "parameterization": "ntk",
         "weight_variance": 1.5,
         "bias_variance": 0.1,
+        "perturbation_sd": 0.05,
     }
     missing = {field.name for field in dataclasses.fields(kd.NetworkStudent)} - set(options)
     assert not missing
