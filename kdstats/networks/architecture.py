@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, dense
+from kdstats.networks.modules import UserModule, inspect_module
 from kdstats.networks.stacks import predict_stacks
 from kdstats.problem.student import NetworkStudent
 
@@ -54,6 +55,8 @@ class Architecture:
         Whether layers scale their parameters (see :class:`~kdstats.problem.student.NetworkStudent`).
     weight_variance, bias_variance : float, optional
         Of the first weights, times the fan-in, and of the first biases. Default: as PyTorch's ``Linear``.
+    module : UserModule, optional
+        A network that a user wrote; ``widths`` then has its hidden numbers in one entry.
     """
 
     widths: tuple[int, ...]
@@ -61,6 +64,7 @@ class Architecture:
     parameterization: str = "standard"
     weight_variance: float | None = None
     bias_variance: float | None = None
+    module: UserModule | None = None
 
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:
@@ -70,6 +74,8 @@ class Architecture:
     @property
     def n_parameters(self) -> int:
         """Number of weights and biases of one network."""
+        if self.module is not None:
+            return self.module.n_parameters
         return sum(rows * columns for rows, columns in self.layer_shapes)
 
     @property
@@ -85,6 +91,8 @@ class Architecture:
     @property
     def has_lanes(self) -> bool:
         """Whether :class:`Group` computes it; :mod:`kdstats.networks.stacks` computes every network."""
+        if self.module is not None:
+            return False
         narrow = all(before * after <= MOST_LANE_WEIGHTS for before, after in zip(*self._inner, strict=True))
         return self.activation in ("relu", "tanh") and self.parameterization == "standard" and narrow
 
@@ -109,8 +117,12 @@ def architecture_of(student: NetworkStudent, *, n_features: int, n_outputs: int)
 
     With the head ``gaussian`` the network's own outputs are q means, then q logarithms of variances.
     """
+    n_outputs = 2 * n_outputs if student.head == "gaussian" else n_outputs
+    if student.module is not None:
+        module = inspect_module(student.module, n_features=n_features, n_outputs=n_outputs)
+        return Architecture(widths=(n_features, module.units, n_outputs), activation="", module=module)
     return Architecture(
-        widths=(n_features, *student.hidden, 2 * n_outputs if student.head == "gaussian" else n_outputs),
+        widths=(n_features, *student.hidden, n_outputs),
         activation=student.activation,
         parameterization=student.parameterization,
         weight_variance=student.weight_variance,
@@ -125,8 +137,10 @@ def initial_parameters(architecture: Architecture, generator: np.random.Generato
 
     Returns
     -------
-    tuple of float32 arrays, shapes ``(n_students, fan_in + 1, fan_out)``
+    tuple of float32 arrays, shapes ``(n_students, fan_in + 1, fan_out)``, or of a user's module ``(n_students, ...)``
     """
+    if architecture.module is not None:
+        return architecture.module.draw(generator, n_students=n_students)
     drawn = []
     for rows, columns in architecture.layer_shapes:
         shape = (n_students, rows, columns)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
+from kdstats.networks.modules import ModuleStack
 from kdstats.problem.student import EarlyStopping, NetworkStudent
 from kdstats.streams import Seeds
 
@@ -77,6 +78,13 @@ class Stack:
         """Return the parameters by layer, biases in the last row."""
         pairs = zip(self.parameters[::2], self.parameters[1::2], strict=True)
         return tuple(torch.cat(pair, dim=1).detach().numpy() for pair in pairs)
+
+
+def stack_of(architecture: Architecture, parameters: Sequence[Float32Array]) -> Stack | ModuleStack:
+    """Return the networks with some parameters."""
+    if architecture.module is not None:
+        return ModuleStack(architecture.module, list(parameters))
+    return Stack(architecture, parameters)
 
 
 def stack_size(architecture: Architecture, n_rows: int) -> int:
@@ -150,7 +158,7 @@ def train_stacks(
 
     def train(students: slice) -> None:
         filled = np.minimum(np.arange(students.start, students.start + size), students.stop - 1)
-        stack = Stack(architecture, [layer[filled] for layer in initial])
+        stack = stack_of(architecture, [layer[filled] for layer in initial])
         data = _TrainingRows(
             inputs=inputs,
             labels=_single(labels[filled]),
@@ -179,7 +187,7 @@ def predict_stacks(
 
     def predict(students: slice) -> None:
         filled = np.minimum(np.arange(students.start, students.start + size), students.stop - 1)
-        stack = Stack(architecture, [layer[filled] for layer in parameters])
+        stack = stack_of(architecture, [layer[filled] for layer in parameters])
         with torch.no_grad():
             for first in range(0, inputs.shape[0], PREDICTION_ROWS):
                 rows = slice(first, first + PREDICTION_ROWS)
@@ -234,7 +242,7 @@ class _TrainingRows:
         spread = None if self.spread is None else self.spread.gather(1, wide)
         return replace(self, labels=self.labels.gather(1, wide), rows=own, spread=spread)
 
-    def losses(self, stack: Stack) -> torch.Tensor:
+    def losses(self, stack: Stack | ModuleStack) -> torch.Tensor:
         """Mean loss of each student over the rows, shape (C,)."""
         outputs = stack(self.inputs if self.rows is None else self.inputs[self.rows])
         by_row = self._losses_by_row(outputs)
@@ -253,7 +261,7 @@ class _TrainingRows:
 
 
 def _descend(
-    stack: Stack, data: _TrainingRows, student: NetworkStudent, shuffles: list[np.random.Generator]
+    stack: Stack | ModuleStack, data: _TrainingRows, student: NetworkStudent, shuffles: list[np.random.Generator]
 ) -> NDArray[np.int64]:
     """Train for all epochs, or until all have stopped; return each one's last step of finite loss, or ALWAYS."""
     for parameter in stack.parameters:
@@ -304,7 +312,7 @@ class _Watch:
         Whose best parameters are final.
     """
 
-    def __init__(self, rule: EarlyStopping, stack: Stack, held_out: _TrainingRows) -> None:
+    def __init__(self, rule: EarlyStopping, stack: Stack | ModuleStack, held_out: _TrainingRows) -> None:
         self.rule, self.stack, self.held_out = rule, stack, held_out
         n_students = held_out.labels.shape[0]
         self.best = torch.full((n_students,), torch.inf)

@@ -227,7 +227,7 @@ def _n_steps(student: NetworkStudent, n_inputs: int, rows: NDArray[np.int64]) ->
 def _check_finite(
     final: Parameters, last_finite: NDArray[np.int64], student: NetworkStudent, *, n_steps: int, first_student: int
 ) -> None:
-    finite = np.logical_and.reduce([np.isfinite(layer).all(axis=(1, 2)) for layer in final])
+    finite = np.logical_and.reduce([np.isfinite(layer).reshape(len(layer), -1).all(axis=1) for layer in final])
     bad = np.flatnonzero(~finite | (last_finite != ALWAYS))
     if bad.size:
         steps = np.where(last_finite == ALWAYS, n_steps, last_finite)

@@ -22,6 +22,7 @@ from kdstats.errors import ObservationError, invalid
 from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import (
+    Architecture,
     Parameters,
     architecture_of,
     initial_parameters,
@@ -36,7 +37,7 @@ from kdstats.networks.training import train_networks
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.predictive import residual_divisor, residual_variance
 from kdstats.problem.specification import DistillationProblem
-from kdstats.problem.student import LinearStudent, NetworkStudent
+from kdstats.problem.student import REPLACED_BY_MODULE, LinearStudent, NetworkStudent
 from kdstats.problem.validation import as_count
 from kdstats.progress import Progress, ProgressLike
 from kdstats.sampling import BLOCK, NoiseLaw, TrainingBlock, as_noise_law, draw_training_block, initial_coefficients
@@ -186,10 +187,10 @@ class _Networks:
         student = problem.student
         assert isinstance(student, NetworkStudent)
         self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
-        self.description = ", ".join([*_said(student), "float32"])
         self.architecture = architecture_of(
             student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
         )
+        self.description = ", ".join([*_said(student, self.architecture), "float32"])
 
     def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
         size = BLOCK if self.is_small else SOME_LARGE
@@ -398,10 +399,17 @@ def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
     return np.moveaxis(outputs.reshape(-1, n_students, n_outputs), 1, 0)
 
 
-def _said(student: NetworkStudent) -> list[str]:
+def _said(student: NetworkStudent, architecture: Architecture) -> list[str]:
     """Tell every option of a student that is on."""
     options = {item.name: getattr(student, item.name) for item in fields(student)}
-    return [f"{name}={value}" for name, value in options.items() if value not in (None, 0.0)]
+    how = []
+    if architecture.module is not None:
+        options = {"module": student.module_name} | {
+            name: value for name, value in options.items() if name not in (*REPLACED_BY_MODULE, "module")
+        }
+        obstacle = architecture.module.obstacle
+        how = [f"one student after the other because torch.func.vmap refuses ({obstacle})"] if obstacle else []
+    return [f"{name}={value}" for name, value in options.items() if value not in (None, 0.0)] + how
 
 
 def _select(drawn: TrainingBlock, students: slice) -> TrainingBlock:

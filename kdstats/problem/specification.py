@@ -290,6 +290,7 @@ def _update(digest: Any, path: str, value: Any) -> None:
         digest.update(np.ascontiguousarray(value).data)
     else:
         shown = sorted(value) if isinstance(value, frozenset) else value
+        shown = f"{value.__module__}.{value.__qualname__}" if callable(value) else shown
         digest.update(f"{path}={shown!r};".encode())
 
 
@@ -304,6 +305,8 @@ def _fields(value: Any) -> dict[str, Any]:
         entry = getattr(value, item.name)
         if entry is None:
             continue
+        if callable(entry):
+            raise invalid(item.name, "be left out of a problem that is written to TOML", entry.__qualname__)
         if isinstance(entry, np.ndarray):
             entry = entry.tolist()
         elif isinstance(entry, frozenset):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,6 +164,8 @@ ACTIVATIONS = ("relu", "tanh", "erf", "gelu")
 HEADS = ("mean", "gaussian")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 PARAMETERIZATIONS = ("standard", "ntk")
+#: What a module of the user's own says itself.
+REPLACED_BY_MODULE = ("hidden", "activation", "parameterization", "weight_variance", "bias_variance")
 #: Weight and bias variance of normal first weights where not given.
 NORMAL_VARIANCES = (2.0, 0.0)
 
@@ -267,6 +270,11 @@ class NetworkStudent:
         What the source ``student_initialization`` does. Default: every student draws first parameters of its own.
         With a number s, all students have one common draw w, and each starts from :math:`w(1 + \varepsilon)` with
         an :math:`\varepsilon \sim N(0, s^2)` of its own for each parameter.
+    module : callable, optional
+        A network of your own, in the place of ``hidden``, ``activation``, ``parameterization`` and the variances
+        of its start: a function (or class) that is called with the numbers of inputs and outputs (two for each of the
+        teacher's with the head ``gaussian``) and returns a new ``torch.nn.Module`` with first parameters of its own.
+        It must treat rows apart, without batch normalisation or dropout. Not in files.
     """
 
     hidden: tuple[int, ...] = field(default=(16,))
@@ -283,6 +291,7 @@ class NetworkStudent:
     weight_variance: float | None = None
     bias_variance: float | None = None
     perturbation_sd: float | None = None
+    module: Callable[[int, int], Any] | None = None
 
     def __post_init__(self) -> None:
         hidden: Any = self.hidden
@@ -302,6 +311,8 @@ class NetworkStudent:
             object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise invalid("early_stopping", "be an EarlyStopping or None", self.early_stopping)
+        if self.module is not None:
+            self._check_module()
         object.__setattr__(self, "momentum", as_number("momentum", self.momentum, minimum=0.0))
         if self.momentum >= 1.0:
             raise invalid("momentum", "be less than 1", self.momentum)
@@ -309,6 +320,18 @@ class NetworkStudent:
             raise invalid("momentum", "be 0 unless optimizer is 'sgd'", self.momentum)
         object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, minimum=0.0))
         self._set_initialization()
+
+    def _check_module(self) -> None:
+        if not callable(self.module) or not hasattr(self.module, "__qualname__"):
+            raise invalid("module", "be a function or class that returns a torch.nn.Module", self.module)
+        for item in fields(self):
+            if item.name in REPLACED_BY_MODULE and getattr(self, item.name) != item.default:
+                raise invalid(item.name, "be left out with a `module`, which takes its place", getattr(self, item.name))
+
+    @property
+    def module_name(self) -> str | None:
+        """Where a network of the user's own is defined."""
+        return None if self.module is None else f"{self.module.__module__}.{self.module.__qualname__}"
 
     def _set_initialization(self) -> None:
         as_choice("parameterization", self.parameterization, PARAMETERIZATIONS)
