@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def estimate_sources(
         where = f" at point {points[chosen[0]]!r}" if len(chosen) < shape[1] else ""
         _refuse_unidentified(own, cells, where)
         residuals = _residuals(values, student, point, replicate, cells, means, chosen) if full else None
-        place = _place(levels[present], sources, level_labels)
+        place = partial(_place, levels[present], sources, level_labels)
         analysis = _analyse(own, cells, method=method, where=where, missing=place, residuals=residuals)
         at = (len(chosen), grid[1])
         found[:, chosen] = analysis.components.reshape(n, *at)
@@ -320,6 +321,12 @@ def _refuse_unidentified(terms: list[_Term], cells: _Cells, where: str) -> None:
 def _place(levels: IntArray, sources: Sequence[str], labels: Sequence[Sequence[Any]]) -> str:
     """Say which combinations of levels are missing, or which level has an unequal number of others below it."""
     sizes = [len(set(column.tolist())) for column in levels.T]
+    for one, other in itertools.permutations(range(len(sources)), 2):
+        if len(np.unique(levels[:, (one, other)], axis=0)) == sizes[one]:
+            below = np.bincount(np.unique(levels[:, (other, one)], axis=0)[:, 0], minlength=1)
+            few, many = below[below > 0].min(), below.max()
+            if few < many:
+                return f"{few} to {many} levels of {sources[one]} within one of {sources[other]}"
     total = int(np.prod(np.array(sizes, dtype=object)))
     crossed = f"{total - len(levels)} of {total} combinations of levels missing"
     there = {tuple(row) for row in levels.tolist()}
@@ -331,7 +338,7 @@ def _place(levels: IntArray, sources: Sequence[str], labels: Sequence[Sequence[A
         for row in first
     )
     more = " ..." if total - len(levels) > LISTED else ""
-    return f"{crossed}: {shown}{more}" if shown else "unequal numbers of levels within one another"
+    return f"{crossed}: {shown}{more}" if shown else "levels that are not crossed or nested evenly"
 
 
 def _plain(label: Any) -> Any:
@@ -339,13 +346,19 @@ def _plain(label: Any) -> Any:
 
 
 def _analyse(
-    terms: list[_Term], cells: _Cells, *, method: str, where: str, missing: str, residuals: FloatArray | None
+    terms: list[_Term],
+    cells: _Cells,
+    *,
+    method: str,
+    where: str,
+    missing: Callable[[], str],
+    residuals: FloatArray | None,
 ) -> _Analysis:
     orthogonal = _is_orthogonal(terms)
     equal = bool((cells.counts == cells.counts[0]).all())
     if method == "anova" and not orthogonal:
         raise EstimationError(
-            f"`method` must be 'reml' or 'ml' for a design that is not balanced{where}; got 'anova' with {missing}"
+            f"`method` must be 'reml' or 'ml' for a design that is not balanced{where}; got 'anova' with {missing()}"
         )
     if orthogonal:
         strata = _strata(terms, cells, residuals)

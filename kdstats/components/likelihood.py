@@ -19,6 +19,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,18 @@ IntArray = NDArray[np.int64]
 #: Newton decrement (twice the log-likelihood still to be gained) below which steps are taken without a search.
 CLOSE = 1e-9
 N_ITERATIONS = 300
+#: Ratios to start again from: a likelihood that touches the boundary may have a second maximum.
+RESTARTS = (1e-3, 30.0)
+#: Difference of criteria that is rounding.
+SAME = 1e-10
 #: Full Newton steps at the end, each of which doubles the digits.
 N_POLISH = 4
 #: Smallest eigenvalue of the information, scaled to unit diagonal, of components that data tell apart.
 IDENTIFIED = 1e-9
+
+
+class _NotReachedError(Exception):
+    """No minimum from this start."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,7 +117,7 @@ def fit_strata(
 
     inverse = np.linalg.inv(expectations)
     moments = inverse @ mean_squares
-    ratios = _minimised(evaluate, np.maximum(moments[:-1] / mean_squares[-1], 0.0))
+    ratios = _lowest(evaluate, np.maximum(moments[:-1] / mean_squares[-1], 0.0))
     relative = slopes @ ratios + 1
     components = np.append(ratios, 1.0) * float((weights / relative) @ observed) / nu
     expected = rows @ components
@@ -263,7 +272,7 @@ class _Equations:
                 expected=second - np.outer(first, first) / nu,
             )
 
-        ratios = _minimised(evaluate, np.full(len(self.slices), 0.5))
+        ratios = _lowest(evaluate, np.full(len(self.slices), 0.5))
         _, quadratic = self.residual(ratios, self.solve(ratios), y, square)
         components = np.append(ratios, 1.0) * quadratic / nu
         return self._described(ratios, components, y, square, size=size, restricted=restricted)
@@ -301,6 +310,24 @@ def _refuse_aliased(traces: FloatArray, names: Sequence[str]) -> None:
         )
 
 
+def _lowest(evaluate: Callable[[FloatArray], _Value], start: FloatArray) -> FloatArray:
+    """Return the lowest of the minima reached from several starts, where the first is on the boundary or none."""
+    found: list[FloatArray] = []
+    for first in (start, *(np.full_like(start, ratio) for ratio in RESTARTS)):
+        with suppress(_NotReachedError):
+            found.append(_minimised(evaluate, first))
+            if (found[0] > 0).all():
+                return found[0]
+    if not found:
+        raise EstimationError(
+            f"the likelihood must have a maximum that can be reached; none found from {len(RESTARTS) + 1} starts: the "
+            "residual variance may be too near 0"
+        )
+    criteria = [evaluate(x).criterion for x in found]
+    lowest = min(criteria)
+    return next(x for x, criterion in zip(found, criteria, strict=True) if criterion <= lowest + SAME)
+
+
 def _minimised(evaluate: Callable[[FloatArray], _Value], start: FloatArray) -> FloatArray:
     """Minimise over ratios of at least 0: Newton steps on those not held at 0, with a search along the bent path."""
     x, value, polished = start, evaluate(start), 0
@@ -316,7 +343,7 @@ def _minimised(evaluate: Callable[[FloatArray], _Value], start: FloatArray) -> F
             value = evaluate(x)
             continue
         x, value = _searched(evaluate, x, value, step, free)
-    raise EstimationError(f"the likelihood must have a maximum that can be reached; none found in {N_ITERATIONS} steps")
+    raise _NotReachedError
 
 
 def _step(value: _Value, free: NDArray[np.bool_]) -> FloatArray:
@@ -345,4 +372,4 @@ def _searched(
             found = evaluate(new)
             if found.criterion < value.criterion + 1e-4 * min(float(value.gradient @ (new - x)), 0.0):
                 return new, found
-    raise EstimationError("the likelihood must rise along its gradient; got a residual variance too near 0 for that")
+    raise _NotReachedError

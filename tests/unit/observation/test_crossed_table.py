@@ -120,6 +120,16 @@ def test_a_nested_source_is_found_and_named():
     np.testing.assert_allclose(of(answer, "a").item(), (between - within) / 12, rtol=1e-10)
 
 
+def test_unequal_nests_are_told_by_their_numbers():
+    outer = np.repeat([0, 0, 1, 1, 1], 2)
+    table = pd.DataFrame(
+        {"a": outer, "b": np.repeat(range(5), 2), "replicate": [0, 1] * 5, "value": np.arange(10.0) ** 2}
+    )
+    with pytest.raises(EstimationError, match="got 'anova' with 2 to 3 levels of b within one of a"):
+        kd.decompose_sources(table, ["a", "b"], point=None)
+    assert (kd.decompose_sources(table, ["a", "b"], point=None, method="reml").estimate >= 0).all()
+
+
 def test_three_crossed_sources_are_unbiased_splits_of_the_sum_of_squares():
     rng = np.random.default_rng(4)
     index = np.indices((4, 5, 3, 2)).reshape(4, -1)
