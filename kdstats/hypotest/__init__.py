@@ -7,6 +7,7 @@ from kdstats.hypotest.conservation import ConservationResult, conservation_test
 from kdstats.hypotest.covariance import CovarianceResult, covariance_test
 from kdstats.hypotest.equality import EqualityResult, PointwiseResult, equality_test, pointwise_test
 from kdstats.hypotest.equivalence import EquivalenceResult, equivalence_test
+from kdstats.hypotest.homogeneity import HomogeneityResult, homogeneity_test
 from kdstats.hypotest.mse import MseResult, mse_test, student_mse
 from kdstats.hypotest.multiplicity import adjust_pvalues
 from kdstats.hypotest.ordering import OrderingResult, ordering_test
@@ -15,8 +16,13 @@ from kdstats.hypotest.power import (
     df_for_equivalence,
     equality_power,
     equivalence_power,
+    ratio_power,
     students_for_equality,
     students_for_equivalence,
+    students_for_mean,
+    students_for_rate,
+    students_for_ratio,
+    students_until_decided,
 )
 from kdstats.hypotest.rate import FloorResult, RateResult, rate_test
 from kdstats.hypotest.ratio import RatioResult, ratio_test
@@ -33,6 +39,7 @@ __all__ = [
     "EqualityResult",
     "EquivalenceResult",
     "FloorResult",
+    "HomogeneityResult",
     "MseResult",
     "OrderingResult",
     "PointwiseResult",
@@ -51,14 +58,20 @@ __all__ = [
     "equality_test",
     "equivalence_power",
     "equivalence_test",
+    "homogeneity_test",
     "mse_test",
     "ordering_test",
     "pointwise_test",
     "rate_test",
+    "ratio_power",
     "ratio_test",
     "sequential_ratio_test",
     "sequential_test",
     "student_mse",
     "students_for_equality",
     "students_for_equivalence",
+    "students_for_mean",
+    "students_for_rate",
+    "students_for_ratio",
+    "students_until_decided",
 ]
