@@ -32,14 +32,15 @@ from kdstats.components.kernels import cell_moments, frobenius_square
 from kdstats.components.likelihood import fit_rows, fit_strata
 from kdstats.components.provenance import versions
 from kdstats.components.sources import DIMS, SourceComponents, combination_error, squares_dataset
-from kdstats.errors import EstimationError, NegativeComponentWarning, invalid
+from kdstats.errors import EstimationError, NegativeComponentWarning
 
-__all__ = ["METHODS", "estimate_sources"]
+__all__ = ["METHODS", "RESERVED", "estimate_sources"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 METHODS = ("anova", "reml", "ml")
+#: Names of components that no source may have.
 RESERVED = ("residual", "inter_student", "intra_student", "total")
 ESTIMATORS = {
     "anova": "mean squares and their expectations, unbiased",
@@ -112,7 +113,7 @@ def estimate_sources(
     levels : (S, k) ndarray of int
         Level of each student under each source, from 0. Students are the distinct combinations.
     sources : sequence of str
-        k names.
+        k names, none of them in ``RESERVED``.
     level_labels : sequence of sequences
         Labels of the levels of each source, for messages.
     points, outputs : sequence
@@ -148,7 +149,6 @@ def estimate_sources(
     means, squares = means.reshape(shape), squares.reshape(shape)
     order = len(sources) if interactions is None else interactions
     terms, notes = _terms(levels, sources, order=order, replicated=bool((counts > 1).any()))
-    _refuse_names(terms)
     names = tuple(term.name for term in terms)
     n = len(terms) + 1
     full = any(term.n_levels == shape[0] for term in terms)
@@ -195,20 +195,26 @@ def estimate_sources(
             terms=(*names, "residual"),
         ),
         attrs={
-            "engine": engine,
-            "exactness": "observed",
-            "method": method,
-            "estimator": ESTIMATORS[method],
-            "sources": tuple(sources),
+            **_facts(levels, sources, engine=engine, method=method),
             "interactions": order,
-            "n_students": shape[0],
-            "n_levels": {name: len(set(column.tolist())) for name, column in zip(sources, levels.T, strict=True)},
             "n_outputs": int(counts[:, 0].sum()),
             "boundary": tuple(name for name, row in zip((*names, "residual"), found, strict=True) if (row <= 0).any()),
             "notes": tuple(notes),
-            "versions": versions(),
         },
     )
+
+
+def _facts(levels: IntArray, sources: Sequence[str], *, engine: str, method: str) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "exactness": "observed",
+        "method": method,
+        "estimator": ESTIMATORS[method],
+        "sources": tuple(sources),
+        "n_students": len(levels),
+        "n_levels": {name: len(set(column.tolist())) for name, column in zip(sources, levels.T, strict=True)},
+        "versions": versions(),
+    }
 
 
 def _terms(levels: IntArray, sources: Sequence[str], *, order: int, replicated: bool) -> tuple[list[_Term], list[str]]:
@@ -268,12 +274,6 @@ def _renumbered(levels: IntArray) -> IntArray:
     """Number levels in order of appearance, so that equal partitions are equal arrays."""
     _, first, inverse = np.unique(levels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse.ravel()].astype(np.int64)
-
-
-def _refuse_names(terms: list[_Term]) -> None:
-    for term in terms:
-        if term.name in RESERVED:
-            raise invalid("sources", f"not be called {', '.join(RESERVED)}", term.name, EstimationError)
 
 
 def _mixing(names: tuple[str, ...], *, identified: bool) -> tuple[FloatArray, tuple[str, ...]]:
