@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdstats.networks.groups import for_groups
-from kdstats.networks.kernels import LANES, dense
+from kdstats.networks.kernels import LANES, dense, hyperbolic_tangent
 from kdstats.networks.modules import UserModule, inspect_module
 from kdstats.networks.stacks import predict_stacks
 from kdstats.problem.student import NetworkStudent
@@ -228,7 +228,7 @@ class Group:
                 below, floor = self.units[depth - 1][rows], self.architecture.floor
                 dense(below, self.layers[depth], self.units[depth][rows], floor)
             if self.architecture.activation == "tanh":
-                hidden[rows].tanh_()
+                hyperbolic_tangent(hidden[rows].numpy().reshape(-1))
         return [units[rows] for units in self.units]
 
 

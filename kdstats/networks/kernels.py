@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["LANES", "adam_step", "dense", "dense_backward", "residuals", "scalar_output"]
+__all__ = ["LANES", "adam_step", "dense", "dense_backward", "hyperbolic_tangent", "residuals", "scalar_output"]
 
 #: Students trained side by side.
 LANES = 32
@@ -32,6 +32,36 @@ _COMPILE: dict[str, Any] = {
 }
 
 Float32Array = NDArray[np.float32]
+
+
+#: Beyond it the tangent is 1 to the precision of the approximation.
+_TANH_LIMIT = np.float32(7.90531110763549805)
+
+
+@njit(**_COMPILE)  # type: ignore[untyped-decorator]
+def hyperbolic_tangent(units: Float32Array) -> None:
+    """Replace flat numbers by their hyperbolic tangent, with a relative error up to 3e-7; NaN stays NaN.
+
+    The quotient of polynomials of degrees 13 and 6 that the Eigen library uses, several times faster than a library
+    function that is correct to the last bit.
+    """
+    for i in range(units.size):
+        x = units[i]
+        x = _TANH_LIMIT if x > _TANH_LIMIT else x
+        x = -_TANH_LIMIT if x < -_TANH_LIMIT else x
+        square = x * x
+        top = np.float32(-2.76076847742355e-16)
+        top = top * square + np.float32(2.00018790482477e-13)
+        top = top * square + np.float32(-8.60467152213735e-11)
+        top = top * square + np.float32(5.12229709037114e-08)
+        top = top * square + np.float32(1.48572235717979e-05)
+        top = top * square + np.float32(6.37261928875436e-04)
+        top = top * square + np.float32(4.89352455891786e-03)
+        bottom = np.float32(1.19825839466702e-06)
+        bottom = bottom * square + np.float32(1.18534705686654e-04)
+        bottom = bottom * square + np.float32(2.26843463243900e-03)
+        bottom = bottom * square + np.float32(4.89352518554385e-03)
+        units[i] = x * top / bottom
 
 
 @njit(**_COMPILE)  # type: ignore[untyped-decorator]

@@ -6,6 +6,7 @@ import torch
 
 from kdstats.errors import DivergedStudentError
 from kdstats.networks.architecture import architecture_of, initial_parameters, predict
+from kdstats.networks.kernels import hyperbolic_tangent
 from kdstats.networks.training import train_networks
 from kdstats.problem.student import NetworkStudent
 
@@ -171,6 +172,17 @@ def test_equal_students_end_equal_to_the_bit(hidden):
         tuple(np.repeat(layer[:1], MANY, axis=0) for layer in initial),
     )
     assert np.ptp(ours, axis=0).max() == 0.0
+
+
+def test_the_hyperbolic_tangent_has_the_stated_error():
+    x = np.concatenate([np.linspace(-12, 12, 200_001), np.logspace(-30, 0, 2001)]).astype(np.float32)
+    units, exact = x.copy(), np.tanh(x.astype(np.float64))
+    hyperbolic_tangent(units)
+    assert (np.abs(units - exact) <= 3e-7 * np.abs(exact)).all()
+    ends = np.array([np.nan, np.inf, -np.inf, 0.0], dtype=np.float32)
+    hyperbolic_tangent(ends)
+    assert np.isnan(ends[0])
+    np.testing.assert_allclose(ends[1:], [1.0, -1.0, 0.0], atol=3e-7)
 
 
 def test_torch_keeps_its_threads():
