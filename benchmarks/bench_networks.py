@@ -1,15 +1,17 @@
 """Network students trained together against a PyTorch loop that trains them one by one, side by side in one run.
 
-Usage: ``python benchmarks/bench_networks.py [--students S] [--loop L] [--repeats R]``. 404 inputs, 13 features, 102
-query points; 16 ReLU units, Adam, learning rate .01, 200 full-batch epochs. The loop and the batch take turns; times
-are the smallest of the turns. The loop is timed with one thread and with torch's default, and the faster one counts.
-Wall times need an idle machine (a loop on several threads suffers most from company); processor times, summed over
-threads, say how much work is saved on a busy machine too.
+Usage: ``python benchmarks/bench_networks.py [--students S] [--loop L] [--repeats R] [--hidden H] [--activation A]``, or
+with ``--memory``. 404 inputs, 13 features, 102 query points; 16 ReLU units, Adam, learning rate .01, 200 full-batch
+epochs. The loop and the batch take turns; times are the smallest of the turns. The loop is timed with one thread and with
+torch's default, and the faster one counts. Wall times need an idle machine (a loop on several threads suffers most from
+company); processor times, summed over threads, say how much work is saved on a busy machine too. ``--memory`` trains
+256, then 10,000 students for two epochs instead and prints the peak of the memory after each.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 
@@ -21,15 +23,19 @@ from kdstats.networks.architecture import architecture_of, initial_parameters
 from kdstats.networks.training import train_networks
 
 N, P, M, HIDDEN, EPOCHS, RATE = 404, 13, 102, 16, 200, 0.01
-#: Multiplications and additions of one student: products of both layers, forward and backward, in every epoch.
-FLOP = 2 * N * (2 * P * HIDDEN + 3 * HIDDEN) * EPOCHS
+ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}
 
 
-def problem() -> kd.DistillationProblem:
+def flop(hidden: int) -> int:
+    """Multiplications and additions of one student: products of both layers, forward and backward, in every epoch."""
+    return 2 * N * (2 * P * hidden + 3 * hidden) * EPOCHS
+
+
+def problem(hidden: int = HIDDEN, activation: str = "relu") -> kd.DistillationProblem:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N, P))
     teacher = kd.GaussianTeacher(X, np.sin(X @ rng.standard_normal(P)), noise_variance=0.25)
-    student = kd.NetworkStudent(hidden=(HIDDEN,), learning_rate=RATE, epochs=EPOCHS)
+    student = kd.NetworkStudent(hidden=(hidden,), activation=activation, learning_rate=RATE, epochs=EPOCHS)
     return kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(rng.standard_normal((M, P))))
 
 
@@ -39,10 +45,11 @@ def loop(what: kd.DistillationProblem, n_students: int) -> torch.Tensor:
     X = torch.tensor(what.teacher.X, dtype=torch.float32)
     mean = torch.tensor(what.teacher.mean_by_output, dtype=torch.float32)
     query = torch.tensor(what.X_query, dtype=torch.float32)
+    (hidden,), activation = what.student.hidden, ACTIVATIONS[what.student.activation]
     predictions = []
     for _ in range(n_students):
         labels = mean + 0.5 * torch.randn(N, 1, generator=generator)
-        network = torch.nn.Sequential(torch.nn.Linear(P, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
+        network = torch.nn.Sequential(torch.nn.Linear(P, hidden), activation(), torch.nn.Linear(hidden, 1))
         optimizer, criterion = torch.optim.Adam(network.parameters(), lr=RATE), torch.nn.MSELoss()
         for _ in range(EPOCHS):
             optimizer.zero_grad()
@@ -87,6 +94,15 @@ def one_thread(work: Callable[[], object]) -> Callable[[], object]:
     return limited
 
 
+def show_memory(what: kd.DistillationProblem) -> None:
+    """Print the peak of the memory after few and after many students, beside what their predictions take."""
+    brief = what.with_student(epochs=2)
+    for n_students in (256, 10_000):
+        kd.observe(brief, n_students=n_students, rng=1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(f"{n_students:7,} students: peak {peak:.0f} MiB, predictions {n_students * M * 8 / 2**20:.1f} MiB")
+
+
 class NetworkStudents:
     """Asv layout: how many times faster the public call is than the loop."""
 
@@ -109,8 +125,14 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=1000)
     parser.add_argument("--loop", type=int, default=10, help="students of the loop, per turn")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="units of the hidden layer")
+    parser.add_argument("--activation", choices=list(ACTIVATIONS), default="relu")
+    parser.add_argument("--memory", action="store_true", help="peak memory of few and of many students")
     options = parser.parse_args()
-    what = problem()
+    what = problem(options.hidden, options.activation)
+    if options.memory:
+        show_memory(what)
+        return
     kd.observe(what, n_students=32, rng=1)
     work = {
         "loop, default threads": (lambda: loop(what, options.loop), options.loop),
@@ -127,16 +149,16 @@ def main() -> None:
             processor[name] = min(processor[name], (time.process_time() - before) / size)
         peak = max(peak, matmul_peak())
     fastest_loop = min(times["loop, default threads"], times["loop, one thread"])
-    floor = FLOP / peak
+    work_of_one = flop(options.hidden)
+    floor = work_of_one / peak
     least_work = min(processor["loop, default threads"], processor["loop, one thread"])
-    print(f"{'':24}{'ms/student':>12}{'x loop':>10}{'x floor':>10}{'cpu ms':>10}{'x loop':>10}")
+    print(f"{'':24}{'ms/student':>12}{'x loop':>10}{'of peak':>10}{'cpu ms':>10}{'x loop':>10}")
     for name, value in times.items():
-        wall = f"{1e3 * value:12.3f}{fastest_loop / value:10.1f}{value / floor:10.2f}"
+        wall = f"{1e3 * value:12.3f}{fastest_loop / value:10.1f}{floor / value:10.1%}"
         print(f"{name:24}{wall}{1e3 * processor[name]:10.3f}{least_work / processor[name]:10.1f}")
-    print(f"{'floor at matmul peak':24}{1e3 * floor:12.3f}{fastest_loop / floor:10.1f}{1.0:10.2f}")
-    print(
-        f"{FLOP / 1e6:.1f} MFLOP a student, {peak / 1e9:.0f} GFLOP/s matmul peak on {torch.get_num_threads()} threads"
-    )
+    print(f"{'floor at matmul peak':24}{1e3 * floor:12.3f}{fastest_loop / floor:10.1f}{1.0:10.1%}")
+    print(f"{work_of_one / 1e6:.1f} MFLOP a student")
+    print(f"{peak / 1e9:.0f} GFLOP/s matmul peak on {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":
