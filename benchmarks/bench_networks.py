@@ -2,10 +2,10 @@
 
 Usage: ``python benchmarks/bench_networks.py [--students S] [--loop L] [--repeats R] [--hidden H] [--activation A]``, or
 with ``--memory``. 404 inputs, 13 features, 102 query points; 16 ReLU units, Adam, learning rate .01, 200 full-batch
-epochs. The loop and the batch take turns; times are the smallest of the turns. The loop is timed with one thread and with
-torch's default, and the faster one counts. Wall times need an idle machine (a loop on several threads suffers most from
-company); processor times, summed over threads, say how much work is saved on a busy machine too. ``--memory`` trains
-256, then 10,000 students for two epochs instead and prints the peak of the memory after each.
+epochs. The loop and the batch take turns; times are the smallest of the turns. The loop is timed with one thread and
+with torch's default, and the faster one counts. Wall times need an idle machine (a loop on several threads suffers
+most from company); processor times, summed over threads, say how much work is saved on a busy machine too. With
+``--memory`` 256, then 10,000 students are trained for two epochs, and the peak of the memory is printed after each.
 """
 
 from __future__ import annotations
