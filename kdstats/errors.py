@@ -15,11 +15,13 @@ __all__ = [
     "DivergedStudentError",
     "DuplicateStudentsError",
     "EstimationError",
+    "IgnoredColumnsWarning",
     "KdstatsError",
     "KdstatsWarning",
     "MissingDependencyError",
     "MisstatedNoiseWarning",
     "NegativeComponentWarning",
+    "NotIdentifiedWarning",
     "ObservationError",
     "PrecisionWarning",
     "PredictionError",
@@ -93,6 +95,14 @@ class PrecisionWarning(KdstatsWarning):
 
 class NegativeComponentWarning(KdstatsWarning):
     """An unbiased variance component came out negative and was left so."""
+
+
+class NotIdentifiedWarning(KdstatsWarning):
+    """The data identify a part of the answer only; the rest is NaN and named."""
+
+
+class IgnoredColumnsWarning(KdstatsWarning):
+    """Columns of a table are neither keys nor outputs and were left out; the message names them."""
 
 
 class DependentStudentsWarning(KdstatsWarning):

@@ -264,12 +264,18 @@ def report(
 
 @application.command()
 def decompose(
-    table: Annotated[Path, typer.Argument(help="CSV with columns student, replicate, point and values.")],
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet with columns student, replicate, point and values.")],
     *,
-    value: Annotated[list[str] | None, typer.Option(help="Value column; repeat for several outputs.")] = None,
+    value: Annotated[
+        list[str] | None, typer.Option(help="Value column, or a pattern with *; repeat for several outputs.")
+    ] = None,
     student: Annotated[str, typer.Option(help="Column of students.")] = "student",
     replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
     point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    nan_policy: Annotated[str, typer.Option(help="raise, or omit: use the outputs there are.")] = "raise",
+    variances: Annotated[
+        float | None, typer.Option(help="With one replicate: known variance of a student's outputs.")
+    ] = None,
     sources: Annotated[
         str | None, typer.Option(help="Columns of crossed sources, as a,b,c: variance by source.")
     ] = None,
@@ -286,6 +292,8 @@ def decompose(
     for name, flag in (("--method", method), ("--interactions", interactions)):
         if sources is None and flag is not None:
             raise invalid(name, "go with --sources", flag)
+    if sources is not None and variances is not None:
+        raise invalid("--variances", "be left out with --sources", variances)
     _prepare(out)
     frame = read_long_table(table)
     if sources is not None:
@@ -293,6 +301,7 @@ def decompose(
             frame,
             sources.split(","),
             value=value or ["value"],
+            nan_policy=nan_policy,
             replicate=replicate,
             point=point,
             interactions=interactions,
@@ -302,7 +311,15 @@ def decompose(
         )
         typer.echo(text)
         return
-    result = decompose_table(frame, value=value or ["value"], student=student, replicate=replicate, point=point)
+    result = decompose_table(
+        frame,
+        value=value or None,
+        student=student,
+        replicate=replicate,
+        point=point,
+        nan_policy=nan_policy,
+        variances=variances,
+    )
     _print_components(result, out=out, name="observed", as_json=as_json)
 
 

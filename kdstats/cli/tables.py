@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdstats.errors import DataError
+from kdstats.errors import DataError, MissingDependencyError
 from kdstats.study.file import Study
 
 __all__ = ["read_long_table", "study_of_csv"]
+
+#: Suffixes of Parquet files.
+PARQUET = (".parquet", ".pq")
 
 
 def study_of_csv(path: Path, *, noise_variance: str | None = None, **flags: Any) -> Study:
@@ -27,12 +30,29 @@ def study_of_csv(path: Path, *, noise_variance: str | None = None, **flags: Any)
 
 
 def read_long_table(path: Path) -> Any:
-    """Read a long table of predictions as a DataFrame."""
+    """Read a long table of predictions, CSV or Parquet by its suffix, as a DataFrame."""
     import pandas as pd
 
+    if path.suffix.lower() in PARQUET:
+        return _read_parquet(path)
     try:
         return pd.read_csv(path)
     except OSError as error:
         raise DataError(f"`table` must be a readable file; got {str(path)!r} ({error.strerror})") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(f"`table` must be a CSV file with a header and rows; got {path.name!r} ({error})") from None
+
+
+def _read_parquet(path: Path) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependencyError('a Parquet table needs pyarrow: pip install "kdstats[parquet]"') from error
+    try:
+        return pq.read_table(path).to_pandas()
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"`table` must be a Parquet file; got {path.name!r} ({reason})") from None
+    except OSError as error:
+        raise DataError(f"`table` must be a readable file; got {str(path)!r} ({error.strerror})") from None

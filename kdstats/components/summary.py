@@ -60,7 +60,10 @@ def summary(components: VarianceComponents, prob: float = 0.95) -> str:
                 float(points.min()),
                 float(points.max()),
             )
-            row = (f"{number:>#{width}.4g}" for number, width in zip(numbers, COLUMNS, strict=True))
+            row = (
+                f"{number:>#{width}.4g}" if number == number else f"{'-':>{width}}"
+                for number, width in zip(numbers, COLUMNS, strict=True)
+            )
             lines.append(f"{name:<14}" + "".join(row))
         lines.append("=" * WIDTH)
     if len(cells) > MAX_CELLS:
@@ -118,6 +121,11 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
 
 def _notes(components: VarianceComponents) -> list[str]:
     notes = []
+    if components.attrs.get("not_identified"):
+        notes.append(
+            "One output of each student at a point does not identify inter_student and intra_student: - stands for not "
+            "identified. total = inter_student + intra_student is, and neither exceeds it."
+        )
     inter = components.inter_student.values
     negative = int((inter < 0).sum())
     if negative:

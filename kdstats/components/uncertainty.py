@@ -12,6 +12,7 @@ exact                                     width 0
                                           sample for a sum [2]_
 unbalanced ``mean_squares``              the same, about the unweighted variance of the student means
                                           and the harmonic mean of the replicates [4]_
+``mean_squares``, one output each          total: chi-square; its parts: NaN
 ``mean_squares``, known variances         inter: chi-square; intra: Student t over students; total:
                                           recovered from the other two and their correlation [3]_
 otherwise (Monte Carlo, ...)              Gaussian, estimate +- z standard errors
@@ -100,6 +101,8 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
         margins = {name: _gaussian(np.zeros_like(components.estimate[name].values), prob) for name in COMPONENTS}
     elif components.mean_squares is None:
         margins = {name: _gaussian(components.standard_error[name].values, prob) for name in COMPONENTS}
+    elif components.attrs.get("not_identified"):
+        margins = _single_margins(components, prob, students)
     elif components.mean_squares.attrs["n_replicates"] == 0:
         margins = _known_margins(components, prob, students)
     else:
@@ -173,6 +176,9 @@ def _averaged_errors(
     for name in COMPONENTS:
         if name in recorded:
             errors[name].values[...] = recorded[name]
+    if components.attrs.get("not_identified"):
+        errors["total"].values /= 1.0 if "total" in recorded else np.sqrt(rank)[..., None, None]
+        return errors
     if "total" not in recorded:
         errors["inter_student"].values /= np.sqrt(rank)[..., None, None]
         bound = errors["inter_student"].values + errors["intra_student"].values
@@ -191,6 +197,9 @@ def _averaged_squares(
         averaged["between_se"].values /= np.sqrt(rank)[..., None, None]
     sampled = squares.attrs["n_replicates"] > 0
     df_between = _average_df(squares.attrs["df_between"], rank)
+    if not squares.attrs["df_within"]:
+        averaged["df_between"].values[...] = df_between
+        return averaged.assign_attrs(df_between=float(df_between))
     df_within = _average_df(squares.attrs["df_within"], rank_within)
     if "replicates" in squares:
         share = float((squares["within"].values / squares["replicates"].values).mean())
@@ -289,6 +298,17 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
         "intra_student": _Margin(below=g_w * w, above=h_w * w, centre=w),
         "total": _Margin(below=np.hypot(g_b * b, g_w * rest), above=np.hypot(h_b * b, h_w * rest), centre=b + rest),
     }
+
+
+def _single_margins(components: VarianceComponents, prob: float, students: str) -> dict[str, _Margin]:
+    """Total from a chi-square; what one output of each student does not identify has no interval."""
+    squares = components.mean_squares
+    assert squares is not None
+    between = squares["between"].values
+    lower, upper = _chi_square(_degrees("between", squares, students), prob)
+    none = _gaussian(np.full_like(between, np.nan), prob)
+    total = _Margin(below=lower * between, above=upper * between)
+    return {"inter_student": none, "intra_student": none, "total": total}
 
 
 def _root(square: FloatArray) -> FloatArray:

@@ -223,6 +223,10 @@ def observed_arrays(observed: VarianceComponents) -> Observed:
     squares = observed.mean_squares
     if squares is None:
         raise ComparisonError("`observed` must keep its mean_squares to be tested; got None")
+    if observed.attrs.get("not_identified"):
+        raise ComparisonError(
+            "`observed` must identify inter_student and intra_student to be tested; got one output of each student"
+        )
     if "replicates" in squares:
         raise ComparisonError("`observed` must be balanced to be tested; got students with unequal numbers of outputs")
     dims = ("point", "output")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
 from kdstats.components.unbalanced import estimate_unbalanced
-from kdstats.errors import DataError, invalid
+from kdstats.components.unreplicated import estimate_unreplicated
+from kdstats.errors import DataError, EstimationError, IgnoredColumnsWarning, invalid
 from kdstats.observation.duplicates import agreeing_students, duplicate_error
 from kdstats.problem.validation import as_choice, as_flag
 
@@ -25,6 +28,8 @@ __all__ = ["decompose"]
 FloatArray = NDArray[np.float64]
 
 DIMS = ("student", "replicate", "point", "output")
+#: Column of outputs where the caller names none.
+DEFAULT_VALUE = "value"
 #: Names of columns that a message lists.
 LISTED = 8
 
@@ -50,6 +55,7 @@ def decompose(
     point: str | None = "point",
     allow_duplicates: bool = False,
     nan_policy: str = "raise",
+    variances: float | None = None,
 ) -> VarianceComponents:
     """Estimate variance components from predictions made elsewhere.
 
@@ -60,7 +66,9 @@ def decompose(
         array whose dims have the names below (and ``output``). Every student must have the same
         number of replicates at every point, unless ``nan_policy="omit"``.
     value : str or sequence of str, optional
-        The columns of outputs. Default: all that are not keys. Several become the dim ``output``.
+        The columns of outputs; several become the dim ``output``. A name with ``*`` stands for all columns
+        that fit it, in the table's order (``"embedding_*"``); a column whose cells are lists of one length
+        is one output per entry. Default: the column ``value``, or the only one that is not a key.
     student, replicate : str
         Key columns (or index levels, or dims). Replicates may be numbered afresh for each
         student or through all students.
@@ -73,23 +81,37 @@ def decompose(
     nan_policy : {"raise", "omit"}, default "raise"
         ``"omit"`` uses the outputs there are: a row with a NaN in any output is left out, and students
         may have unequal numbers of replicates, or none at some points. Infinite values are refused.
+    variances : float, optional
+        With one replicate: the variance of each student's outputs, where it is known. 0 says that values
+        are student means without output noise. Without it, one replicate identifies the total alone.
 
     Returns
     -------
     VarianceComponents
         As :func:`kdstats.components.estimation.estimate_components` estimates them; where cells are missing or
-        replicates unequal, as :func:`kdstats.components.unbalanced.estimate_unbalanced` does.
+        replicates unequal, as :func:`kdstats.components.unbalanced.estimate_unbalanced` does. From one replicate
+        of each student, ``total`` with its interval, as
+        :func:`kdstats.components.unreplicated.estimate_unreplicated` does; the other two are NaN.
 
     Raises
     ------
     DataError
-        If columns are missing, values are not numbers or not finite, a key is missing or occurs
+        If columns are missing, several columns could be the outputs and ``value`` does not say which,
+        values are not numbers or not finite, a key is missing or occurs
         twice, or the table is unbalanced and ``nan_policy`` is "raise" (the first missing cell is named;
         nothing is ever filled in).
     EstimationError
-        With fewer than two students, or one replicate per student.
+        With fewer than two students, ``variances`` beside several replicates, or (unbalanced) a point where
+        no student has two outputs though others have.
     DuplicateStudentsError
         If students copy each other.
+
+    Warns
+    -----
+    NotIdentifiedWarning
+        One output of each student at each point, without ``variances``.
+    IgnoredColumnsWarning
+        Columns that are neither keys nor outputs (named), where ``value`` was left to its default.
 
     Examples
     --------
@@ -115,6 +137,13 @@ def decompose(
     else:
         raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
     if isinstance(array, _Rows):
+        once = len(np.unique(array.student * len(array.points) + array.point)) == len(array.values)
+        if once and variances is None:
+            full = np.full((len(array.students), len(array.points), len(array.outputs)), np.nan)
+            full[array.student, array.point] = array.values
+            return _estimate_single(full, array.students, array.points, array.outputs)
+        if variances is not None:
+            raise invalid("variances", "go with a complete table", variances, DataError)
         return estimate_unbalanced(
             array.values,
             student=array.student,
@@ -125,7 +154,21 @@ def decompose(
         )
     if not allow_duplicates:
         _refuse_copies(array)
-    return estimate_components(array, engine="table")
+    if array.sizes["replicate"] > 1 or variances is not None:
+        return estimate_components(array, variances=variances, engine="table")
+    whole = array.expand_dims([dim for dim in DIMS if dim not in array.dims]).transpose(*DIMS)
+    labels = ([_label(whole, dim, i) for i in range(whole.sizes[dim])] for dim in ("student", "point", "output"))
+    return _estimate_single(whole.values[:, 0].astype(np.float64), *labels)
+
+
+def _estimate_single(
+    values: FloatArray, students: list[Any], points: list[Any], outputs: list[Any]
+) -> VarianceComponents:
+    if len(students) < 2:
+        raise invalid(
+            "n_students", "be at least 2 to estimate a variance over students", len(students), EstimationError
+        )
+    return estimate_unreplicated(values, students=students, points=points, outputs=outputs)
 
 
 def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object, *, omit: bool) -> xr.DataArray | _Rows:
@@ -199,7 +242,7 @@ def _from_frame(
     if missing:
         hint = " (point=None if there is one point)" if len(keys) == 3 and missing == [keys[2]] else ""
         raise DataError(f"`table` must have a column {missing[0]!r}; got {_listed(frame.columns)}{hint}")
-    columns = _value_columns(frame, keys, value)
+    frame, columns = _spread_lists(frame, _value_columns(frame, keys, value))
     values = np.column_stack([_numbers(frame, column, omit=omit) for column in columns])
     codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
     point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)
@@ -249,8 +292,18 @@ def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequ
         columns = [column for column in frame.columns if column not in keys]
         if not columns:
             raise DataError(f"`table` must have a column of outputs; got only the keys {', '.join(keys)}")
-        return columns
-    columns = [value] if isinstance(value, str) else list(value)
+        others = [column for column in columns if column != DEFAULT_VALUE]
+        if len(columns) > 1 and len(others) == len(columns):
+            raise invalid("value", "name the columns of outputs where several are no keys", _listed(columns), DataError)
+        if len(columns) > 1:
+            warnings.warn(
+                f"columns that are neither keys nor {DEFAULT_VALUE!r} are left out: {_listed(others)} "
+                "(`value` names the columns of outputs)",
+                IgnoredColumnsWarning,
+                stacklevel=4,
+            )
+        return columns if len(columns) == 1 else [DEFAULT_VALUE]
+    columns = _matched(frame, keys, [value] if isinstance(value, str) else list(value))
     if not columns:
         raise invalid("value", "name at least one column", "none", DataError)
     for column in columns:
@@ -261,6 +314,52 @@ def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequ
     if len(set(columns)) < len(columns):
         raise invalid("value", "name each column once", columns, DataError)
     return columns
+
+
+def _matched(frame: pd.DataFrame, keys: tuple[str, ...], names: list[Any]) -> list[Any]:
+    """Put in the place of each name with a * the columns it fits."""
+    columns: list[Any] = []
+    for name in names:
+        if not isinstance(name, str) or "*" not in name or name in frame.columns:
+            columns.append(name)
+            continue
+        found = [c for c in frame.columns if c not in keys and isinstance(c, str) and fnmatchcase(c, name)]
+        if not found:
+            raise invalid("value", f"fit some of the columns ({_listed(frame.columns)})", name, DataError)
+        columns += found
+    return columns
+
+
+def _spread_lists(frame: pd.DataFrame, columns: list[Any]) -> tuple[pd.DataFrame, list[Any]]:
+    """Give a column of lists, all of one length, one column for each entry."""
+    import pandas as pd
+
+    spread: list[Any] = []
+    parts: dict[Any, FloatArray] = {}
+    for column in columns:
+        series = frame[column]
+        if series.dtype != object or not isinstance(series.iloc[0], list | tuple | np.ndarray):
+            spread.append(column)
+            continue
+        width = len(series.iloc[0])
+        odd = [not isinstance(cell, list | tuple | np.ndarray) or len(cell) != width for cell in series]
+        if any(odd) or not width:
+            row = odd.index(True) if any(odd) else 0
+            rule = f"hold lists of one length ({width} in row 0, at least 1)"
+            raise invalid(f"table[{column!r}]", rule, f"{series.iloc[row]!r} in row {row}", DataError)
+        try:
+            block = np.array(series.tolist(), dtype=np.float64)
+        except (TypeError, ValueError):
+            raise invalid(f"table[{column!r}]", "hold lists of numbers", repr(series.iloc[0]), DataError) from None
+        if block.ndim != 2:
+            raise invalid(f"table[{column!r}]", "hold lists of numbers", repr(series.iloc[0]), DataError)
+        names = [f"{column}[{i}]" for i in range(width)]
+        parts |= dict(zip(names, block.T, strict=True))
+        spread += names
+    if not parts:
+        return frame, columns
+    kept = frame.drop(columns=[column for column in columns if column not in spread])
+    return pd.concat([kept, pd.DataFrame(parts, index=frame.index)], axis=1), spread
 
 
 def _numbers(frame: pd.DataFrame, column: Any, *, omit: bool) -> FloatArray:
@@ -296,6 +395,11 @@ def _key_codes(frame: pd.DataFrame, key: str) -> tuple[NDArray[np.int64], list[A
     if absent.any():
         shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
         raise invalid(f"table[{key!r}]", "name every row", shown, DataError)
+    texts = [isinstance(label, str) for label in labels]
+    if any(texts) and not all(texts):
+        row = int(np.argmax(codes == texts.index(not texts[0])))
+        shown = f"{labels[0]!r} in row 0 and {labels[codes[row]]!r} in row {row}"
+        raise invalid(f"table[{key!r}]", "not mix text with other labels", shown, DataError)
     return codes.astype(np.int64), list(labels)
 
 

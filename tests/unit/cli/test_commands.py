@@ -8,6 +8,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from kdstats.cli import main
@@ -134,6 +136,30 @@ def test_own_predictions_are_decomposed(tmp_path):
     result = run("decompose", table, "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["attrs"]["exactness"] == "observed"
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.NotIdentifiedWarning")
+def test_a_parquet_table_of_one_output_a_student_gives_the_total_alone(tmp_path):
+    path = tmp_path / "single.parquet"
+    columns = {"student": list("abcd"), "replicate": [0] * 4, "point": [0] * 4, "value": [1.0, 2.0, 4.0, np.nan]}
+    pd.DataFrame(columns).to_parquet(path)
+    refused = run("decompose", path)
+    assert refused.returncode == 2
+    assert "be finite everywhere; got 1 NaN or infinite values, the first in row 3" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    result = run("decompose", path, "--nan-policy", "omit", "--json")
+    assert result.returncode == 0
+    average = json.loads(result.stdout)["average"]
+    assert average["total"]["estimate"] == pytest.approx(7 / 3)
+    assert average["inter_student"]["estimate"] is None
+
+
+def test_what_is_not_parquet_is_refused_in_a_line(tmp_path):
+    (tmp_path / "fake.parquet").write_text("student,value")
+    result = run("decompose", tmp_path / "fake.parquet")
+    assert result.returncode == 2
+    assert "must be a Parquet file; got 'fake.parquet'" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import kdstats as kd
-from kdstats.errors import DataError, DuplicateStudentsError, EstimationError, ProblemError
+from kdstats.errors import DataError, DuplicateStudentsError, EstimationError, IgnoredColumnsWarning, ProblemError
 
 S, R, M, Q = 12, 4, 3, 2
 
@@ -30,6 +30,9 @@ def long_form(values=None):
     )
 
 
+BOTH = ["price", "rent"]
+
+
 def anova(values):
     """Textbook one-way analysis of variance, one point and output at a time."""
     means = values.mean(axis=1)
@@ -39,7 +42,7 @@ def anova(values):
 
 
 def test_shuffled_long_form_gives_the_textbook_anova_with_labels():
-    answer = kd.decompose(long_form().sample(frac=1.0, random_state=1))
+    answer = kd.decompose(long_form().sample(frac=1.0, random_state=1), value=BOTH)
     inter, intra = anova(cube())
     order = {"point": ["low", "mid", "high"], "output": ["price", "rent"]}
     np.testing.assert_allclose(answer.inter_student.sel(order), inter, rtol=1e-12)
@@ -54,16 +57,20 @@ def test_one_value_column_of_several_can_be_chosen():
 
 def test_key_columns_may_have_other_names_and_be_index_levels():
     frame = long_form().rename(columns={"student": "run", "replicate": "sample", "point": "house"})
-    expected = kd.decompose(long_form()).inter_student.values
+    expected = kd.decompose(long_form(), value=BOTH).inter_student.values
     names = {"student": "run", "replicate": "sample", "point": "house"}
-    np.testing.assert_array_equal(kd.decompose(frame, **names).inter_student, expected)
-    np.testing.assert_array_equal(kd.decompose(frame.set_index(["run", "house"]), **names).inter_student, expected)
+    np.testing.assert_array_equal(kd.decompose(frame, value=BOTH, **names).inter_student, expected)
+    np.testing.assert_array_equal(
+        kd.decompose(frame.set_index(["run", "house"]), value=BOTH, **names).inter_student, expected
+    )
 
 
 def test_replicates_numbered_through_all_students_are_the_same_replicates():
     frame = long_form()
     frame["replicate"] = frame["student"].str.cat(frame["replicate"].astype(str))
-    np.testing.assert_array_equal(kd.decompose(frame).intra_student, kd.decompose(long_form()).intra_student)
+    np.testing.assert_array_equal(
+        kd.decompose(frame, value=BOTH).intra_student, kd.decompose(long_form(), value=BOTH).intra_student
+    )
 
 
 def test_data_array_in_any_order_of_dims_is_the_same_data():
@@ -78,7 +85,9 @@ def test_data_array_in_any_order_of_dims_is_the_same_data():
 
 def test_numbers_written_as_text_are_read_as_numbers():
     frame = long_form().astype({"price": str})
-    np.testing.assert_allclose(kd.decompose(frame).inter_student, kd.decompose(long_form()).inter_student, rtol=1e-12)
+    np.testing.assert_allclose(
+        kd.decompose(frame, value=BOTH).inter_student, kd.decompose(long_form(), value=BOTH).inter_student, rtol=1e-12
+    )
 
 
 def with_cell(column, row, entry):
@@ -92,8 +101,11 @@ def with_cell(column, row, entry):
     [
         (long_form().drop(columns="student"), {}, "must have a column 'student'; got replicate, point, price, rent"),
         (long_form().drop(columns="point"), {}, "must have a column 'point'.*point=None"),
-        (long_form()[["student", "replicate", "point"]], {}, "must have a column of outputs"),
+        (long_form()[["student", "replicate", "point"]], {"value": None}, "must have a column of outputs"),
         (long_form(), {"value": "wage"}, "`value` must be one of the columns .*price, rent.*got wage"),
+        (long_form(), {"value": None}, "`value` must name the columns of outputs.*; got price, rent"),
+        (long_form(), {"value": "wage_*"}, r"`value` must fit some of the columns .*price, rent.*got wage_\*"),
+        (long_form(), {"variances": 1.0}, "`n_replicates` must be 1 where `variances` are given"),
         (long_form(), {"value": "point"}, "`value` must not be a key column"),
         (long_form(), {"value": []}, "`value` must name at least one column"),
         (long_form(), {"value": ["rent", "rent"]}, "`value` must name each column once"),
@@ -105,6 +117,7 @@ def with_cell(column, row, entry):
         (with_cell("price", 7, np.nan), {}, "be finite everywhere; got 1 NaN or infinite values, the first in row 7"),
         (with_cell("rent", 9, np.inf), {}, "be finite everywhere; got 1 .* row 9"),
         (with_cell("student", 5, None), {}, r"\['student'\]` must name every row; got 1 missing, the first in row 5"),
+        (with_cell("student", 5, 0), {}, r"\['student'\]` must not mix text .*; got 's0' in row 0 and 0 in row 5"),
         (long_form().assign(price=1j), {}, "hold real numbers; got dtype complex128"),
         (long_form().assign(price=True), {}, "hold real numbers; got dtype bool"),
         (
@@ -125,8 +138,8 @@ def with_cell(column, row, entry):
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_with_the_place(table, options, message):
-    with pytest.raises(DataError, match=message):
-        kd.decompose(table, **options)
+    with pytest.raises((DataError, EstimationError), match=message):
+        kd.decompose(table, **({"value": BOTH} if isinstance(table, pd.DataFrame) else {}) | options)
 
 
 def test_nan_in_an_array_is_refused_with_its_place():
@@ -136,26 +149,51 @@ def test_nan_in_an_array_is_refused_with_its_place():
         kd.decompose(array)
 
 
-def test_one_student_and_one_replicate_are_refused():
+def test_one_student_is_refused():
     with pytest.raises(EstimationError, match=r"n_students.* at least 2"):
-        kd.decompose(long_form()[lambda frame: frame["student"] == "s0"])
-    with pytest.raises(EstimationError, match=r"n_replicates.* at least 2"):
-        kd.decompose(long_form()[lambda frame: frame["replicate"] == 0])
+        kd.decompose(long_form()[lambda frame: frame["student"] == "s0"], value=BOTH)
 
 
 def test_copies_are_refused_unless_allowed():
     values = cube()
     values[7] = values[2]
     with pytest.raises(DuplicateStudentsError, match=r"1 of 12 .*students s2, s7\."):
-        kd.decompose(long_form(values))
-    assert kd.decompose(long_form(values), allow_duplicates=True).n_students == S
+        kd.decompose(long_form(values), value=BOTH)
+    assert kd.decompose(long_form(values), value=BOTH, allow_duplicates=True).n_students == S
     with pytest.raises(ProblemError, match="allow_duplicates"):
-        kd.decompose(long_form(), allow_duplicates="no")
+        kd.decompose(long_form(), value=BOTH, allow_duplicates="no")
 
 
 def test_codes_and_constants_may_repeat():
     coded = np.rint(cube())
     coded[7] = coded[2]
-    assert kd.decompose(long_form(coded)).n_students == S
-    constant = kd.decompose(long_form(np.full((S, R, M, Q), 0.5)))
+    assert kd.decompose(long_form(coded), value=BOTH).n_students == S
+    constant = kd.decompose(long_form(np.full((S, R, M, Q), 0.5)), value=BOTH)
     assert not constant.total.values.any()
+
+
+def test_value_is_the_column_of_outputs_and_others_are_named_in_a_warning():
+    frame = long_form().rename(columns={"price": "value"})
+    with pytest.warns(IgnoredColumnsWarning, match="neither keys nor 'value' are left out: rent"):
+        answer = kd.decompose(frame)
+    np.testing.assert_array_equal(answer.total, kd.decompose(long_form(), value="price").total)
+    assert list(answer.total.coords["output"].values) == ["value"]
+    alone = kd.decompose(long_form().drop(columns="rent"))
+    np.testing.assert_array_equal(alone.total, answer.total)
+
+
+def test_a_pattern_and_a_column_of_lists_name_the_coordinates_of_vectors():
+    frame = long_form()
+    expected = kd.decompose(frame, value=BOTH).total.values
+    starred = frame.rename(columns={"price": "embedding_0", "rent": "embedding_1"}).assign(text="said")
+    np.testing.assert_array_equal(kd.decompose(starred, value="embedding_*").total, expected)
+    lists = frame[["student", "replicate", "point"]].assign(vector=frame[BOTH].to_numpy().tolist())
+    answer = kd.decompose(lists, value="vector")
+    np.testing.assert_array_equal(answer.total, expected)
+    assert list(answer.total.coords["output"].values) == ["vector[0]", "vector[1]"]
+    lists.at[5, "vector"] = [1.0]
+    with pytest.raises(DataError, match=r"hold lists of one length \(2 in row 0, at least 1\); got \[1.0\] in row 5"):
+        kd.decompose(lists)
+    lists.at[5, "vector"] = [1.0, "a"]
+    with pytest.raises(DataError, match="hold lists of numbers"):
+        kd.decompose(lists)
