@@ -23,7 +23,8 @@ def adjust_pvalues(pvalues: Any, *, method: str = "holm") -> NDArray[np.float64]
     pvalues : array_like
         Any shape; the whole array is one family.
     method : str, default "holm"
-        A method of ``statsmodels.stats.multitest.multipletests``. Holm holds the family-wise
+        A method of ``statsmodels.stats.multitest.multipletests`` (Holm's, the default, is computed here: the library
+        collects garbage at every call, which took nine tenths of a comparison). Holm holds the family-wise
         level under any dependence between points; ``fdr_bh`` holds the false discovery rate under positive
         dependence.
 
@@ -41,7 +42,18 @@ def adjust_pvalues(pvalues: Any, *, method: str = "holm") -> NDArray[np.float64]
     as_choice("multiplicity", method, METHODS)
     if raw.size == 1:
         return raw.copy()
+    if method == "holm":
+        return _holm(raw.ravel()).reshape(raw.shape)
     from statsmodels.stats.multitest import multipletests
 
     adjusted = multipletests(raw.ravel(), method=method)[1]
     return np.asarray(np.minimum(adjusted, 1.0), dtype=float).reshape(raw.shape)
+
+
+def _holm(pvalues: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Holm's step-down adjustment: the largest of (n - i) times the i-th smallest so far, at most 1."""
+    order = np.argsort(pvalues)
+    stepped = np.maximum.accumulate((pvalues.size - np.arange(pvalues.size)) * pvalues[order])
+    adjusted = np.empty(pvalues.size)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
