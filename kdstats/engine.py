@@ -24,6 +24,8 @@ PREDICTION_ENGINES = {
     "closed_form": "kdstats.prediction.closed_form:predict",
     "monte_carlo": "kdstats.prediction.monte_carlo:predict",
     "conjugate": "kdstats.prediction.conjugate:predict",
+    "wide_network": "kdstats.prediction.networks.wide:predict",
+    "linear_response": "kdstats.prediction.networks.linear_response:predict",
 }
 OBSERVATION_ENGINES = {
     "linear": "kdstats.observation.linear:observe",
@@ -33,8 +35,8 @@ OBSERVATION_ENGINES = {
 #: What each student is predicted and observed with when no engine is named.
 DEFAULTS: dict[type, tuple[str | None, str]] = {
     LinearStudent: ("closed_form", "linear"),
-    NetworkStudent: (None, "networks"),
     BayesianLinearStudent: ("conjugate", "conjugate"),
+    NetworkStudent: ("linear_response", "networks"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}
@@ -55,11 +57,13 @@ def predict(problem: DistillationProblem, *, engine: str | None = None, **option
     ----------
     problem : DistillationProblem
         What is asked.
-    engine : {"closed_form", "monte_carlo"}, optional
-        Default: the engine of the student's class (``closed_form`` for linear students).
+    engine : {"closed_form", "monte_carlo", "wide_network", "linear_response"}, optional
+        Default: the engine of the student's class: ``closed_form`` for linear students, ``linear_response`` (which
+        trains a few students itself) for networks.
     **options
         Passed to the engine: ``covariance=True`` (closed form: keep the full inter-student
-        covariance); ``n_students``, ``rng``, ``noise_law``, ... (Monte Carlo).
+        covariance); ``n_students``, ``rng``, ``noise_law``, ... (Monte Carlo); ``response``, ``rng``, ...
+        (linear response).
 
     Returns
     -------
