@@ -43,6 +43,7 @@ def test_contracts_are_kept():
         ("problem/teacher.py", "from kdstats.linear import smoother", "Layers"),
         ("errors.py", "import kdstats.streams", "Layers"),
         ("prediction/closed_form/budget.py", "import kdstats.observation.linear", "Layers"),
+        ("prediction/networks/wide.py", "import kdstats.networks.training", "Heavy libraries"),
         ("linear/least_squares.py", "def late():\n    import pymc", "Heavy libraries"),
         ("report/wording.py", "import kdstats.prediction.closed_form", "Pictures and reports"),
     ],

@@ -284,7 +284,7 @@ class NetworkResponse:
             inter=start.inter,
             inter_se=start.inter_se,
             noise=zero,
-            average_se=start.average_se,
+            each=start.each,
             residual=outputs.mean_square().mean(axis=0),
             residual_se=error_of_mean(outputs.mean_square()),
             rank=effective_rank([start.root], count=self.n_students - 1 if self.starts_vary else None),
@@ -301,7 +301,8 @@ class NetworkResponse:
             inter=noise.mean(axis=0) + start.inter,
             inter_se=np.hypot(error_of_mean(noise), start.inter_se),
             noise=noise.mean(axis=0),
-            average_se=float(np.hypot(error_of_mean(noise.mean(axis=(1, 2))), start.average_se)),
+            each=start.each,
+            pilot_se=float(error_of_mean(noise.mean(axis=(1, 2)))),
             residual=own.mean(axis=0) + moved.mean(axis=0),
             residual_se=np.hypot(error_of_mean(own), error_of_mean(moved)),
             rank=effective_rank([*flat, *([start.root] if self.starts_vary else [])]),
@@ -326,7 +327,7 @@ class NetworkResponse:
             inter=inter,
             inter_se=error_of_mean(squares),
             noise=inter,
-            average_se=float(error_of_mean(squares.mean(axis=(1, 2)))),
+            each=squares.mean(axis=(1, 2)),
             residual=trained.mean_square().mean(axis=0),
             residual_se=error_of_mean(trained.mean_square()),
             rank=effective_rank([real.reshape(self.n_students, -1).T], count=self.n_students - 1),
@@ -347,7 +348,7 @@ class NetworkResponse:
             inter=squares.mean(axis=0),
             inter_se=error_of_mean(squares),
             noise=within.mean(axis=0),
-            average_se=float(error_of_mean(squares.mean(axis=(1, 2)))),
+            each=squares.mean(axis=(1, 2)),
             residual=trained.mean_square().mean(axis=0),
             residual_se=error_of_mean(trained.mean_square()),
             rank=effective_rank([centred(trained.predictions).reshape(2 * S, -1).T], count=2 * S - 2),
@@ -471,9 +472,15 @@ def check_covered(problem: DistillationProblem) -> None:
 
 def _check(first: Spread, finite: Spread, *, warn: bool) -> dict[str, Any]:
     """Compare first order with real students; warn unless they show it within the margin."""
-    ratio = float(finite.inter.mean() / first.inter.mean()) if first.inter.mean() > 0.0 else np.inf
-    error = float(np.hypot(finite.average_se / max(finite.inter.mean(), 1e-300), first.average_se / first.inter.mean()))
-    low, high = ratio * np.exp(-Z * error), ratio * np.exp(Z * error)
+    predicted, seen = float(first.inter.mean()), float(finite.inter.mean())
+    if predicted <= 0.0 or seen <= 0.0:
+        ratio, low, high = np.inf if predicted <= 0.0 else 0.0, 0.0, np.inf
+    else:
+        assert finite.each is not None
+        ratio = seen / predicted
+        apart = finite.each - (0.0 if first.each is None else ratio * first.each)  # both share their starts
+        error = float(np.hypot(error_of_mean(apart), ratio * first.pilot_se)) / seen
+        low, high = ratio * np.exp(-Z * error), ratio * np.exp(Z * error)
     facts: dict[str, Any] = {"linear_ratio": ratio, "linear_ratio_interval": [float(low), float(high)]}
     if finite.linear_share is not None:
         facts["linear_share"] = finite.linear_share

@@ -54,8 +54,10 @@ class Spread:
         Variance at each point and its standard error.
     noise : (m, q) ndarray
         The part of it that comes from the labels.
-    average_se : float
-        Standard error of the average of ``inter``.
+    each : (S,) ndarray or None
+        What each sampled student (or pair) adds to the average of ``inter``.
+    pilot_se : float
+        Standard error of that average that is not in the spread of ``each``.
     residual, residual_se : (q,) ndarray
         Mean squared residual at the inputs.
     rank : float
@@ -67,11 +69,17 @@ class Spread:
     inter: FloatArray
     inter_se: FloatArray
     noise: FloatArray
-    average_se: float
+    each: FloatArray | None
     residual: FloatArray
     residual_se: FloatArray
     rank: float
+    pilot_se: float = 0.0
     linear_share: float | None = None
+
+    @property
+    def average_se(self) -> float:
+        """Standard error of the average of ``inter``."""
+        return float(np.hypot(0.0 if self.each is None else error_of_mean(self.each), self.pilot_se))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +88,7 @@ class Start:
 
     inter: FloatArray
     inter_se: FloatArray
-    average_se: float
+    each: FloatArray | None
     root: FloatArray
 
 
@@ -97,7 +105,8 @@ class Curve:
             inter=np.exp(self._through("inter", amplitude, log=True)),
             inter_se=self._through("inter_se", amplitude),
             noise=self._through("noise", amplitude),
-            average_se=float(self._through("average_se", amplitude)),
+            each=None,
+            pilot_se=float(self._through("average_se", amplitude)),
             residual=np.exp(self._through("residual", amplitude, log=True)),
             residual_se=self._through("residual_se", amplitude),
             rank=float(self._through("rank", amplitude)),
@@ -161,7 +170,7 @@ def error_of_mean(values: FloatArray) -> FloatArray:
 
 def fixed_start(like: FloatArray) -> Start:
     """Return no variance, in the shape of ``like``: all students start alike."""
-    return Start(inter=np.zeros_like(like), inter_se=np.zeros_like(like), average_se=0.0, root=np.zeros((like.size, 1)))
+    return Start(inter=np.zeros_like(like), inter_se=np.zeros_like(like), each=None, root=np.zeros((like.size, 1)))
 
 
 def sampled_start(predictions: FloatArray) -> Start:
@@ -171,7 +180,7 @@ def sampled_start(predictions: FloatArray) -> Start:
     return Start(
         inter=squares.mean(axis=0),
         inter_se=error_of_mean(squares),
-        average_se=float(error_of_mean(squares.mean(axis=(1, 2)))),
+        each=squares.mean(axis=(1, 2)),
         root=centred(predictions).reshape(S, -1).T / np.sqrt(S - 1),
     )
 

@@ -125,7 +125,8 @@ def predict(
     Warns
     -----
     ApproximationWarning
-        If the estimated error exceeds 10%: the student is too narrow, or moves too far from its start.
+        If the estimated error, or that of a part, exceeds 10%: the student is too narrow, or moves too far from
+        its start.
 
     Notes
     -----
@@ -339,18 +340,20 @@ def _check(problem: DistillationProblem, law: WideNetwork, seeds: Seeds, n_check
     combined = sum(share[name] * excess[name] for name in excess)
     assert isinstance(combined, np.ndarray)
     error, error_se = float(combined.mean()), float(error_of_mean(combined))
-    if abs(error) > TOLERANCE:
+    parts_off = {name: float(values.mean()) for name, values in excess.items()}
+    if max(abs(error), *(abs(off) for name, off in parts_off.items() if own[name] > 0.0)) > TOLERANCE:
+        shown = ", ".join(f"{name} {100 * off:+.0f}%" for name, off in parts_off.items())
         warnings.warn(
             f"students of width {narrowest} are expected to vary {100 * error:+.0f}% (standard error "
-            f"{100 * error_se:.0f}) against wide-network theory: they are too narrow for it, or trained too far from "
-            "their start; use engine='linear_response'",
+            f"{100 * error_se:.0f}) against wide-network theory ({shown}): they are too narrow for it, or trained too "
+            "far from their start; use engine='linear_response'",
             ApproximationWarning,
             stacklevel=4,
         )
     return {
         "relative_error": error,
         "relative_error_se": error_se,
-        "relative_error_by_source": {name: float(values.mean()) for name, values in excess.items()},
+        "relative_error_by_source": parts_off,
         "check_width": min(hidden),
         "n_check": n_check,
     }
@@ -383,4 +386,4 @@ def _narrow_students(
             f"`learning_rate` must be smaller than {student.learning_rate:g}: networks trained for the check diverged"
         )
     share = n_check / (n_check - 1)
-    return tuple((share * centred(part) ** 2).mean(axis=(1, 2)) for part in (noisy - free, free))  # type: ignore[return-value]
+    return tuple((share * centred(part) ** 2).mean(axis=(1, 2)) for part in (noisy - free, free))
