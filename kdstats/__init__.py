@@ -24,6 +24,7 @@ _HOMES = {
     "GradientDescent": "kdstats.problem",
     "Laplace": "kdstats.sampling",
     "LinearStudent": "kdstats.problem",
+    "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
     "Seeds": "kdstats.streams",
     "SequentialRatioTest": "kdstats.hypotest",
@@ -44,6 +45,7 @@ _HOMES = {
     "homogeneity_test": "kdstats.hypotest",
     "mse_distribution": "kdstats.prediction.closed_form",
     "mse_test": "kdstats.hypotest",
+    "network_response": "kdstats.prediction.networks.response",
     "observe": "kdstats.engine",
     "observe_until_decided": "kdstats.study",
     "ordering_test": "kdstats.hypotest",
@@ -86,6 +88,10 @@ if TYPE_CHECKING:
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.table import decompose as decompose
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
+    from kdstats.prediction.networks.response import (
+        NetworkResponse as NetworkResponse,
+        network_response as network_response,
+    )
     from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains
     from kdstats.problem import (
         BayesianLinearStudent as BayesianLinearStudent,

@@ -147,6 +147,7 @@ def predict(
 ) -> None:
     """Predict the variance components before any student is trained."""
     from kdstats.engine import predict as predict_components
+    from kdstats.problem.student import NetworkStudent
 
     loaded = _load(study, csv, locals()).with_run(seed=seed)
     if weighting_gains:
@@ -156,9 +157,13 @@ def predict(
     if engine == "monte_carlo":
         options |= {"n_students": loaded.run.n_simulated if n_students is None else n_students, "rng": loaded.run.seed}
         options["noise_law"] = loaded.run.noise_law
-    elif n_students is not None:
-        raise invalid("--n-students", "be left out without --engine monte_carlo", n_students)
     setting = loaded.setting()
+    if engine != "monte_carlo" and isinstance(setting.problem.student, NetworkStudent):
+        options["rng"] = loaded.run.seed
+        if n_students is not None and engine in (None, "linear_response"):
+            options["n_students"] = n_students
+    if n_students is not None and "n_students" not in options:
+        raise invalid("--n-students", "be left out without --engine monte_carlo or linear_response", n_students)
     _prepare(out)
     text = "predicting"
     with _progress(text) as say:

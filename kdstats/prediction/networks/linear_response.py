@@ -26,7 +26,7 @@ def predict(
     Parameters
     ----------
     problem : DistillationProblem
-        With a network student, without resampled rows.
+        With a network student trained full batch on every row for a fixed number of steps.
     response : {"finite", "tangent"}, default "finite"
         ``"tangent"``: :math:`JCJ'`, first order in the noise, checked against real students.
         ``"finite"``: real students at the amplitude of the noise, with first order as control variate.

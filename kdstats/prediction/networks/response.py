@@ -412,7 +412,7 @@ def network_response(
     Parameters
     ----------
     problem : DistillationProblem
-        With a network student, without resampled rows.
+        With a network student trained full batch on every row for a fixed number of steps.
     n_pilots : int, optional
         Runs that are differentiated. Default: 4 where students start from weights of their own, else 1,
         which is then the only one there is.
@@ -432,7 +432,7 @@ def network_response(
     Raises
     ------
     UnsupportedProblemError
-        For another student, or resampled rows.
+        For another student.
     PredictionError
         If the derivatives would take too much memory.
 
@@ -463,11 +463,14 @@ def check_covered(problem: DistillationProblem) -> None:
             f"linear response covers a NetworkStudent; got a {type(problem.student).__name__} "
             "(engine='closed_form' covers a LinearStudent)"
         )
-    if problem.resample_size is not None:
-        raise UnsupportedProblemError(
-            "linear response covers students that see every row; with the source 'data_resampling' `kdstats.observe` "
-            "trains them"
-        )
+    reasons = {
+        "students that see every row": problem.resample_size is None,
+        "full-batch steps": problem.student.batch_size is None,
+        "a fixed number of steps": problem.student.early_stopping is None,
+    }
+    for covered, holds in reasons.items():
+        if not holds:
+            raise UnsupportedProblemError(f"linear response covers {covered} (`kdstats.observe` trains the others)")
 
 
 def _check(first: Spread, finite: Spread, *, warn: bool) -> dict[str, Any]:

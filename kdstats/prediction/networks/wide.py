@@ -96,7 +96,8 @@ def predict(
     Parameters
     ----------
     problem : DistillationProblem
-        With a network student of ReLU or erf activations, trained by ``sgd`` without weight decay on every row.
+        With a network student of ReLU or erf activations, trained by ``sgd``, full batch on every row, without weight
+        decay or early stopping.
     covariance : bool, default False
         Whether to keep the inter-student covariance between query points.
     n_check : int, default 24
@@ -205,11 +206,13 @@ def check_covered(problem: DistillationProblem) -> None:
         f"activations {' and '.join(DUALS)}": student.activation in DUALS,
         "gradient descent (optimizer='sgd')": student.optimizer == "sgd",
         "training without weight decay": student.weight_decay == 0.0,
+        "full-batch steps": student.batch_size is None,
+        "a fixed number of steps": student.early_stopping is None,
         "students that see every row": problem.resample_size is None,
     }
     for covered, holds in reasons.items():
         if not holds:
-            raise UnsupportedProblemError(f"wide-network theory covers {covered}: use engine='linear_response'")
+            raise UnsupportedProblemError(f"wide-network theory covers {covered} (`kdstats.observe` trains the others)")
 
 
 def _student(problem: DistillationProblem) -> NetworkStudent:

@@ -212,8 +212,12 @@ def test_what_is_not_covered_is_refused(monkeypatch):
     linear = kd.DistillationProblem(teacher=make().teacher, student=kd.LinearStudent(), design=kd.Design())
     with pytest.raises(UnsupportedProblemError, match="got a LinearStudent"):
         kd.predict(linear, engine="linear_response")
-    with pytest.raises(UnsupportedProblemError, match=r"data_resampling.*kdstats.observe"):
+    with pytest.raises(UnsupportedProblemError, match=r"every row.*kdstats.observe"):
         kd.predict(make(sources=None, resample_size=20))
+    for option, message in {"batch_size": "full-batch steps", "early_stopping": "fixed number of steps"}.items():
+        value = 5 if option == "batch_size" else kd.EarlyStopping()
+        with pytest.raises(UnsupportedProblemError, match=message):
+            kd.predict(make(replace(SMOOTH, **{option: value})))
     with pytest.raises(ProblemError, match="`n_pilots` must be 1 where the source 'student_initialization' is off"):
         kd.predict(make(), n_pilots=2)
     with pytest.raises(ProblemError, match="`response` must be one of finite, tangent"):

@@ -304,3 +304,41 @@ def test_a_sweep_over_responses_prints_the_floor_with_its_interval(study, tmp_pa
     text = run("report", study, "--out", tmp_path / "out").stdout
     assert f"{told['floor']:.4g}" in text
     assert f"{told['response_correlation']:.2g} [{low:.2g}, {high:.2g}]" in text
+
+
+NETWORK = """
+[data]
+dataset = "diabetes"
+max_points = 8
+[teacher]
+noise_fraction = 0.5
+[student]
+kind = "network"
+hidden = [64]
+activation = "erf"
+optimizer = "sgd"
+parameterization = "ntk"
+learning_rate = 0.2
+epochs = 20
+[run]
+n_students = 40
+observe = ["networks"]
+"""
+
+
+def test_network_students_are_predicted_by_either_theory(tmp_path):
+    study = tmp_path / "network.toml"
+    study.write_text(NETWORK)
+    default = json.loads(run("predict", study, "--n-students", 32, "--json").stdout)
+    assert default["attrs"]["engine"] == "linear_response"
+    assert json.loads(run("predict", study, "--n-students", 32, "--json").stdout)["average"] == default["average"]
+    assert (
+        json.loads(run("predict", study, "--n-students", 32, "--seed", 9, "--json").stdout)["average"]
+        != default["average"]
+    )
+    wide = json.loads(run("predict", study, "--engine", "wide_network", "--json").stdout)
+    assert wide["attrs"]["engine"] == "wide_network"
+    assert set(wide["attrs"]["source_variances"]) == {"teacher_output", "student_initialization"}
+    refused = run("predict", study, "--engine", "wide_network", "--n-students", 50)
+    assert refused.returncode == 2
+    assert "`--n-students` must be left out without --engine monte_carlo or linear_response" in refused.stderr

@@ -18,6 +18,7 @@ PAGES = (
     "how-to/compare.md",
     "how-to/observe.md",
     "how-to/predict.md",
+    "how-to/predict-a-network.md",
     "how-to/report.md",
     "how-to/weight-honestly.md",
     "how-to/which-source.md",

@@ -212,11 +212,13 @@ def test_memory_is_said_before_it_is_taken():
         ({"optimizer": "adam"}, {}, "gradient descent"),
         ({"activation": "tanh"}, {}, "activations relu and erf"),
         ({"weight_decay": 0.1}, {}, "without weight decay"),
+        ({"batch_size": 5}, {}, "full-batch steps"),
+        ({"early_stopping": kd.EarlyStopping()}, {}, "fixed number of steps"),
         ({}, {"resample_size": 10}, "every row"),
     ],
 )
 def test_what_is_not_covered_is_refused(student, design, message):
-    with pytest.raises(UnsupportedProblemError, match=f"{message}.*engine='linear_response'"):
+    with pytest.raises(UnsupportedProblemError, match=f"{message}.*kdstats.observe"):
         predict(make(design=design, **student))
 
 
