@@ -465,6 +465,7 @@ def check_covered(problem: DistillationProblem) -> None:
         )
     reasons = {
         "students that see every row": problem.resample_size is None,
+        "students that predict a number (head='mean')": problem.student.head == "mean",
         "full-batch steps": problem.student.batch_size is None,
         "a fixed number of steps": problem.student.early_stopping is None,
     }

@@ -206,6 +206,7 @@ def check_covered(problem: DistillationProblem) -> None:
         f"activations {' and '.join(DUALS)}": student.activation in DUALS,
         "gradient descent (optimizer='sgd')": student.optimizer == "sgd",
         "training without weight decay": student.weight_decay == 0.0,
+        "students that predict a number (head='mean')": student.head == "mean",
         "full-batch steps": student.batch_size is None,
         "a fixed number of steps": student.early_stopping is None,
         "students that see every row": problem.resample_size is None,

@@ -214,9 +214,11 @@ def test_what_is_not_covered_is_refused(monkeypatch):
         kd.predict(linear, engine="linear_response")
     with pytest.raises(UnsupportedProblemError, match=r"every row.*kdstats.observe"):
         kd.predict(make(sources=None, resample_size=20))
-    for option, message in {"batch_size": "full-batch steps", "early_stopping": "fixed number of steps"}.items():
-        value = 5 if option == "batch_size" else kd.EarlyStopping()
-        with pytest.raises(UnsupportedProblemError, match=message):
+    others = {"batch_size": 5, "early_stopping": kd.EarlyStopping(), "head": "gaussian"}
+    for (option, value), covered in zip(
+        others.items(), ("full-batch", "number of steps", "predict a number"), strict=True
+    ):
+        with pytest.raises(UnsupportedProblemError, match=covered):
             kd.predict(make(replace(SMOOTH, **{option: value})))
     with pytest.raises(ProblemError, match="`n_pilots` must be 1 where the source 'student_initialization' is off"):
         kd.predict(make(), n_pilots=2)
