@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from kdstats.cli import main
+from kdstats.errors import ApproximationWarning
 
 STUDY = """
 [data]
@@ -319,7 +320,7 @@ activation = "erf"
 optimizer = "sgd"
 parameterization = "ntk"
 learning_rate = 0.2
-epochs = 20
+epochs = 10
 [run]
 n_students = 40
 observe = ["networks"]
@@ -329,14 +330,15 @@ observe = ["networks"]
 def test_network_students_are_predicted_by_either_theory(tmp_path):
     study = tmp_path / "network.toml"
     study.write_text(NETWORK)
-    default = json.loads(run("predict", study, "--n-students", 32, "--json").stdout)
+    default = json.loads(run("predict", study, "--n-students", 16, "--json").stdout)
     assert default["attrs"]["engine"] == "linear_response"
-    assert json.loads(run("predict", study, "--n-students", 32, "--json").stdout)["average"] == default["average"]
+    assert json.loads(run("predict", study, "--n-students", 16, "--json").stdout)["average"] == default["average"]
     assert (
-        json.loads(run("predict", study, "--n-students", 32, "--seed", 9, "--json").stdout)["average"]
+        json.loads(run("predict", study, "--n-students", 16, "--seed", 9, "--json").stdout)["average"]
         != default["average"]
     )
-    wide = json.loads(run("predict", study, "--engine", "wide_network", "--json").stdout)
+    with pytest.warns(ApproximationWarning, match="too far from their start"):  # labels of this size are not lazy
+        wide = json.loads(run("predict", study, "--engine", "wide_network", "--json").stdout)
     assert wide["attrs"]["engine"] == "wide_network"
     assert set(wide["attrs"]["source_variances"]) == {"teacher_output", "student_initialization"}
     refused = run("predict", study, "--engine", "wide_network", "--n-students", 50)
