@@ -464,6 +464,7 @@ def check_covered(problem: DistillationProblem) -> None:
             "(engine='closed_form' covers a LinearStudent)"
         )
     reasons = {
+        "networks that kdstats builds (no `module`)": problem.student.module is None,
         "students that see every row": problem.resample_size is None,
         "students that predict a number (head='mean')": problem.student.head == "mean",
         "full-batch steps": problem.student.batch_size is None,

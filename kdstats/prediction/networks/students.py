@@ -1,8 +1,8 @@
 """Real students beside a prediction: their starts, their labels, their outputs at the query points and at the inputs.
 
 Streams branch off the seeds of the problem, so that they are no students of an observation with the same
-seed. One thing is shared with it on purpose: where the source ``student_initialization`` is off, all
-students of either start from the common draw of that seed.
+seed. One thing is shared with it on purpose: where the source ``student_initialization`` is off, or perturbs
+a common start, that start is the common draw of that seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.networks.architecture import Architecture, Parameters, architecture_of, initial_parameters, predict
+from kdstats.networks.architecture import (
+    Architecture,
+    Parameters,
+    architecture_of,
+    initial_parameters,
+    perturbed_parameters,
+    predict,
+)
 from kdstats.networks.tangents import label_response
 from kdstats.networks.training import train_networks
 from kdstats.prediction.networks.spread import Outputs
@@ -55,12 +62,15 @@ def network_of(problem: DistillationProblem) -> tuple[NetworkStudent, Architectu
 
 
 def draw_starts(problem: DistillationProblem, seeds: Seeds, n_students: int) -> Parameters:
-    """Draw first weights: one set for each student, or the one that all share."""
-    _, architecture = network_of(problem)
-    if "student_initialization" in problem.design.sources:
-        generator = seeds.branch("response").generator("student_initialization")
+    """Draw first weights: one set for each student (drawn anew, or the common one perturbed), or one that all share."""
+    student, architecture = network_of(problem)
+    common = initial_parameters(architecture, seeds.generator("student_initialization", "common"), n_students=1)
+    if "student_initialization" not in problem.design.sources:
+        return common
+    generator, sd = seeds.branch("response").generator("student_initialization"), student.perturbation_sd
+    if sd is None:
         return initial_parameters(architecture, generator, n_students=n_students)
-    return initial_parameters(architecture, seeds.generator("student_initialization", "common"), n_students=1)
+    return perturbed_parameters(common, generator, n_students=n_students, perturbation_sd=sd)
 
 
 def draw_noise(problem: DistillationProblem, seeds: Seeds, covariance: FloatArray, n_students: int) -> FloatArray:

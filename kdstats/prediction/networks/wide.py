@@ -203,6 +203,8 @@ def check_covered(problem: DistillationProblem) -> None:
             "(engine='closed_form' covers a LinearStudent)"
         )
     reasons = {
+        "networks that kdstats builds (no `module`)": student.module is None,
+        "starts drawn anew (no `perturbation_sd`)": student.perturbation_sd is None,
         f"activations {' and '.join(DUALS)}": student.activation in DUALS,
         "gradient descent (optimizer='sgd')": student.optimizer == "sgd",
         "training without weight decay": student.weight_decay == 0.0,

@@ -154,6 +154,14 @@ def test_sources_apart():
     assert sum(pair.values()) == pytest.approx(float(loud.inter_student.mean()))
 
 
+def test_a_common_start_perturbed():
+    sources, student = ("teacher_output", "student_initialization"), replace(SMOOTH, perturbation_sd=0.2)
+    predicted = kd.predict(make(student, noise=0.01, sources=sources), rng=16)
+    observed = kd.observe(make(student, noise=0.01, sources=sources), n_students=400, rng=16)
+    assert agree(predicted, observed)
+    assert not agree(kd.predict(make(noise=0.01, sources=sources), rng=16), observed)
+
+
 @pytest.mark.parametrize("response", ["finite", "tangent"])
 def test_no_noise_and_one_start_is_no_variance(response):
     quiet = kd.predict(make(noise=0.0), response=response, n_students=8, rng=14)

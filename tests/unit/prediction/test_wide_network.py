@@ -212,6 +212,7 @@ def test_memory_is_said_before_it_is_taken():
         ({"optimizer": "adam"}, {}, "gradient descent"),
         ({"activation": "tanh"}, {}, "activations relu and erf"),
         ({"weight_decay": 0.1}, {}, "without weight decay"),
+        ({"perturbation_sd": 0.1}, {}, "starts drawn anew"),
         ({"head": "gaussian"}, {}, "predict a number"),
         ({"batch_size": 5}, {}, "full-batch steps"),
         ({"early_stopping": kd.EarlyStopping()}, {}, "fixed number of steps"),
