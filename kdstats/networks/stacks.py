@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdstats.networks.descent import Optimizer
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
 from kdstats.networks.modules import ModuleStack
@@ -197,15 +198,6 @@ def predict_stacks(
     return outputs
 
 
-def optimizer_of(student: NetworkStudent, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """Return torch's optimiser of stacked parameters."""
-    rate, decay = student.learning_rate, student.weight_decay
-    if student.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=student.momentum, weight_decay=decay)
-    kind = torch.optim.Adam if student.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=rate, weight_decay=decay)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _TrainingRows:
     """What C students are trained on.
@@ -266,7 +258,7 @@ def _descend(
     """Train for all epochs, or until all have stopped; return each one's last step of finite loss, or ALWAYS."""
     for parameter in stack.parameters:
         parameter.requires_grad_()
-    optimizer = optimizer_of(student, stack.parameters)
+    optimizer = Optimizer(student, stack.parameters)
     watch = None
     if student.early_stopping is not None:
         held = torch.from_numpy(student.early_stopping.held_out_inputs(data.inputs.shape[0]))
@@ -277,12 +269,10 @@ def _descend(
     last_finite, diverged = torch.zeros(n_students, dtype=torch.int64), torch.zeros(n_students, dtype=torch.bool)
     for _ in range(student.epochs):
         for batch in _batches(data, student, shuffles):
-            optimizer.zero_grad()
             losses, step = batch.losses(stack), step + 1
             diverged |= ~losses.detach().isfinite() & (True if watch is None else ~watch.stopped)
             last_finite[~diverged] = step
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            optimizer.step(torch.autograd.grad(losses.sum(), stack.parameters))
         if watch is not None and watch.look():
             break
     if watch is not None:

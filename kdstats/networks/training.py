@@ -32,18 +32,16 @@ from kdstats.networks.architecture import (
     lanes_last,
     tiles,
 )
+from kdstats.networks.descent import BETA1, BETA2, EPSILON
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES, adam_step, dense, dense_backward, residuals, scalar_output
 from kdstats.networks.stacks import ALWAYS, BatchOrder, train_stacks
 from kdstats.problem.student import NetworkStudent
 
-__all__ = ["TrainedNetworks", "train_networks"]
+__all__ = ["BETA1", "BETA2", "EPSILON", "TrainedNetworks", "train_networks"]
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
-
-#: Adam's usual constants.
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

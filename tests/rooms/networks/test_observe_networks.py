@@ -1,5 +1,7 @@
 """The engine that trains with torch: against the exact engine, against theory, and its seeds."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,26 @@ def test_drawn_outputs_against_the_known_variance():
         error = np.abs(known.estimate[name] - drawn.estimate[name]).values
         assert (error < 4.5 * drawn.standard_error[name].values).all()
     assert drawn.mean_squares.attrs["n_replicates"] == 8
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_memory_does_not_grow_with_the_number_of_students(activation):
+    """Beyond their answers: the parameters of one block that were kept would already be more than is allowed."""
+    student = kd.NetworkStudent(hidden=(128,), activation=activation, epochs=1)
+    asked = problem(student)
+    few, many = BLOCK, 5 * BLOCK
+    block = 4 * BLOCK * sum(rows * columns for rows, columns in ((P + 1, 128), (129, 1)))
+
+    def peak(n_students):
+        tracemalloc.start()
+        try:
+            observe(asked, n_students=n_students, rng=1, n_workers=1)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(few)
+    assert peak(many) - peak(few) < block
 
 
 def test_progress_is_told_after_each_block():

@@ -127,7 +127,7 @@ def assert_as_accurate_as_pytorch(ours, X, labels, student, initial, held=None):
     assert allowed < 1e-4 * exact.std()
 
 
-NTK = {"parameterization": "ntk", "optimizer": "sgd", "learning_rate": 0.2, "epochs": 40}
+NTK = {"parameterization": "ntk", "optimizer": "sgd", "learning_rate": 0.2, "epochs": 25}
 STUDENTS = [
     kd.NetworkStudent(hidden=(64,), activation="relu", **NTK),
     kd.NetworkStudent(hidden=(64,), activation="erf", bias_variance=0.05, **NTK),
@@ -139,10 +139,10 @@ STUDENTS = [
         hidden=(9,), activation="gelu", optimizer="sgd", learning_rate=0.1, weight_variance=2.0, epochs=50
     ),
     kd.NetworkStudent(hidden=(40, 40), activation="tanh", epochs=40),
-    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.05, momentum=0.9, epochs=60),
-    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.1, weight_decay=0.1, epochs=60),
-    kd.NetworkStudent(hidden=(9,), activation="tanh", weight_decay=0.05, epochs=60),
-    kd.NetworkStudent(hidden=(9, 8), activation="tanh", optimizer="adamw", weight_decay=0.5, epochs=60),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.05, momentum=0.9, epochs=30),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", optimizer="sgd", learning_rate=0.1, weight_decay=0.1, epochs=30),
+    kd.NetworkStudent(hidden=(9,), activation="tanh", weight_decay=0.05, epochs=30),
+    kd.NetworkStudent(hidden=(9, 8), activation="tanh", optimizer="adamw", weight_decay=0.5, epochs=30),
 ]
 
 
@@ -185,7 +185,7 @@ def test_several_outputs_and_row_weights_against_repeated_rows():
 @pytest.mark.parametrize(
     "student",
     [
-        kd.NetworkStudent(hidden=(8,), head="gaussian", activation="tanh", epochs=60),
+        kd.NetworkStudent(hidden=(8,), head="gaussian", activation="tanh", epochs=30),
         kd.NetworkStudent(hidden=(6, 5), head="gaussian", activation="tanh", epochs=12, batch_size=16),
         kd.NetworkStudent(
             hidden=(8,), head="gaussian", activation="tanh", epochs=30, early_stopping=kd.EarlyStopping()
