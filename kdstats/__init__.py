@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 #: Public name -> module that defines it; modules are imported when a name is first used.
 _HOMES = {
     "BayesianLinearStudent": "kdstats.problem",
+    "BayesianStudent": "kdstats.problem",
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
@@ -53,6 +54,7 @@ _HOMES = {
     "predict_grid": "kdstats.prediction.closed_form",
     "rate_test": "kdstats.hypotest",
     "ratio_test": "kdstats.hypotest",
+    "sample_students": "kdstats.prediction.bayes",
     "sequential_ratio_test": "kdstats.hypotest",
     "sequential_test": "kdstats.hypotest",
     "student_mse": "kdstats.hypotest",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     )
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.table import decompose as decompose
+    from kdstats.prediction.bayes import sample_students as sample_students
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,
@@ -95,6 +98,7 @@ if TYPE_CHECKING:
     from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains
     from kdstats.problem import (
         BayesianLinearStudent as BayesianLinearStudent,
+        BayesianStudent as BayesianStudent,
         Design as Design,
         DistillationProblem as DistillationProblem,
         EarlyStopping as EarlyStopping,

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import MissingDependencyError, UnsupportedProblemError, invalid
-from kdstats.problem.bayesian import BayesianLinearStudent
+from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 
@@ -26,17 +26,20 @@ PREDICTION_ENGINES = {
     "conjugate": "kdstats.prediction.conjugate:predict",
     "wide_network": "kdstats.prediction.networks.wide:predict",
     "linear_response": "kdstats.prediction.networks.linear_response:predict",
+    "pymc": "kdstats.prediction.bayes:predict",
 }
 OBSERVATION_ENGINES = {
     "linear": "kdstats.observation.linear:observe",
     "networks": "kdstats.observation.networks:observe",
     "conjugate": "kdstats.observation.conjugate:observe",
+    "pymc": "kdstats.prediction.bayes:observe",
 }
 #: What each student is predicted and observed with when no engine is named.
 DEFAULTS: dict[type, tuple[str | None, str]] = {
     LinearStudent: ("closed_form", "linear"),
     BayesianLinearStudent: ("conjugate", "conjugate"),
     NetworkStudent: ("linear_response", "networks"),
+    BayesianStudent: ("pymc", "pymc"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}

@@ -21,9 +21,11 @@ from kdstats.problem.specification import DistillationProblem
 
 __all__ = [
     "BayesianFit",
+    "PrincipalScores",
     "fit_bayesian_students",
     "improper",
     "noise_degrees_of_freedom",
+    "principal_scores",
     "prior_means",
     "rows_per_input",
 ]
@@ -64,6 +66,51 @@ class BayesianFit:
     def variance(self) -> FloatArray:
         """Variance of one output, shape (S, m, q)."""
         return np.asarray(self.parameter_variance + self.noise_variance[:, None, :])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrincipalScores:
+    """Sufficient statistics of students that share their rows.
+
+    Attributes
+    ----------
+    lengths : (p,) ndarray
+        Singular values of the (centred) inputs times the prior's root.
+    right : (p, p) ndarray
+        Their right singular vectors, in rows.
+    centre : (p,) ndarray
+        What is taken off the inputs: their mean with an intercept, else 0.
+    scale : (p, p) ndarray
+        Root of the prior covariance, up to the prior variance.
+    prior_mean : (p, q) ndarray
+    scores : (S, p, q) ndarray
+        Labels along the left singular vectors.
+    squares : (S, q) ndarray
+        Squares off the axes, times the weight of a row.
+    level : (S, q) ndarray
+        Mean label (less the prior's prediction) with an intercept, else 0.
+    """
+
+    lengths: FloatArray
+    right: FloatArray
+    centre: FloatArray
+    scale: FloatArray
+    prior_mean: FloatArray
+    scores: FloatArray
+    squares: FloatArray
+    level: FloatArray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Scores:
+    """Labels along the axes of their students."""
+
+    axes: _Axes
+    scale: FloatArray
+    means: FloatArray
+    scores: FloatArray
+    squares: FloatArray
+    level: FloatArray
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,19 +157,13 @@ def fit_bayesian_students(
     student = problem.student
     assert isinstance(student, BayesianLinearStudent)
     points = problem.X_query if query is None else query
-    teacher, scale, means = problem.teacher, _prior_root(student, problem.teacher.n_features), prior_means(problem)
-    seen = np.array([teacher.n_inputs]) if counts is None else counts.sum(axis=1)
+    seen = np.array([problem.teacher.n_inputs]) if counts is None else counts.sum(axis=1)
     freedom = noise_degrees_of_freedom(problem, seen)
-    axes = _axes(problem, student, counts, scale)
-    rest, level = _centred(labels - teacher.X @ means, axes, student)
-    scores = axes.left.swapaxes(1, 2) @ rest
-    off_axes = ((rest - axes.left @ scores) ** 2).sum(axis=1)
+    found = _scores(problem, student, labels, within, counts)
+    axes, scores, squares, scale, means = found.axes, found.scores, found.squares, found.scale, found.means
+    level: FloatArray | float = found.level[:, None] if student.fit_intercept else 0.0
     known, power = student.noise_variance, student.likelihood_power * rows_per_input(problem)
     weight = power if known is None else power / known
-    squares = power * off_axes
-    if problem.design.strategy == "multi_response":
-        repeats = 1.0 if counts is None else counts[..., None]
-        squares = squares + student.likelihood_power * (repeats * within).sum(axis=1)
     gain = weight * axes.lengths[..., None] ** 2
     if student.maximises_evidence:
         prior = _evidence_precision(student, gain, weight * scores**2, squares, freedom)
@@ -149,6 +190,31 @@ def fit_bayesian_students(
         noise_variance=noise,
         degrees_of_freedom=np.broadcast_to(freedom, (len(labels),)),
         prior_variance=used,
+    )
+
+
+def principal_scores(problem: DistillationProblem, *, labels: FloatArray, within: FloatArray) -> PrincipalScores:
+    """Return what labels amount to along the principal axes that all students share.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+    labels, within : (S, n, q) ndarray
+        As in :func:`fit_bayesian_students`.
+    """
+    student = problem.student
+    assert isinstance(student, BayesianLinearStudent)
+    found = _scores(problem, student, labels, within, None)
+    axes = found.axes
+    return PrincipalScores(
+        lengths=axes.lengths[0],
+        right=axes.right[0],
+        centre=axes.centre[0, 0],
+        scale=found.scale,
+        prior_mean=found.means,
+        scores=found.scores,
+        squares=found.squares,
+        level=found.level,
     )
 
 
@@ -238,14 +304,32 @@ def _axes(
     )
 
 
-def _centred(rest: FloatArray, axes: _Axes, student: BayesianLinearStudent) -> tuple[FloatArray, FloatArray | float]:
-    """Return weighted labels (S, n, q) off their weighted mean, and that mean (0 without an intercept)."""
-    level: FloatArray | float = 0.0
+def _scores(
+    problem: DistillationProblem,
+    student: BayesianLinearStudent,
+    labels: FloatArray,
+    within: FloatArray,
+    counts: NDArray[np.int64] | None,
+) -> _Scores:
+    scale, means = _prior_root(student, problem.teacher.n_features), prior_means(problem)
+    axes = _axes(problem, student, counts, scale)
+    rest, level = _centred(labels - problem.teacher.X @ means, axes, student)
+    scores = axes.left.swapaxes(1, 2) @ rest
+    squares = student.likelihood_power * rows_per_input(problem) * ((rest - axes.left @ scores) ** 2).sum(axis=1)
+    if problem.design.strategy == "multi_response":
+        repeats = 1.0 if counts is None else counts[..., None]
+        squares = squares + student.likelihood_power * (repeats * within).sum(axis=1)
+    return _Scores(axes=axes, scale=scale, means=means, scores=scores, squares=squares, level=level)
+
+
+def _centred(rest: FloatArray, axes: _Axes, student: BayesianLinearStudent) -> tuple[FloatArray, FloatArray]:
+    """Return weighted labels (S, n, q) off their weighted mean, and that mean (S, q): 0 without an intercept."""
+    level = np.zeros((rest.shape[0], rest.shape[2]))
     if student.fit_intercept:
         weights = axes.root_counts**2
         shares = np.broadcast_to(weights / weights.sum(axis=1, keepdims=True), rest.shape[:2])
-        level = np.einsum("sn,snq->sq", shares, rest)[:, None]
-    return np.asarray(axes.root_counts[..., None] * (rest - level)), level
+        level = np.einsum("sn,snq->sq", shares, rest)
+    return np.asarray(axes.root_counts[..., None] * (rest - level[:, None])), level
 
 
 def _evidence_precision(

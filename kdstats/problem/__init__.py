@@ -1,6 +1,6 @@
 """What is asked: frozen descriptions, validated once, that compute nothing."""
 
-from kdstats.problem.bayesian import BayesianLinearStudent
+from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -10,6 +10,7 @@ __all__ = [
     "SOURCES",
     "STRATEGIES",
     "BayesianLinearStudent",
+    "BayesianStudent",
     "Design",
     "DistillationProblem",
     "EarlyStopping",

@@ -6,8 +6,9 @@ honest intra-student variance: uncertainty about the parameters plus noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_choice, as_covariance, as_flag, as_number
 
-__all__ = ["BayesianLinearStudent"]
+__all__ = ["BAYESIAN_MODELS", "BayesianLinearStudent", "BayesianStudent"]
+
+#: Models of :class:`BayesianStudent` by name.
+BAYESIAN_MODELS = ("gaussian", "student_t", "hierarchical", "horseshoe")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,6 +121,98 @@ class BayesianLinearStudent:
     def maximises_evidence(self) -> bool:
         """Whether each student chooses its prior variance from its own labels."""
         return isinstance(self.prior_variance, str)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BayesianStudent:
+    r"""Bayesian regression without a closed form: its posterior is sampled with PyMC.
+
+    With coefficients :math:`w_j \sim N(0, v)`, an intercept :math:`a \sim N(0, 100 s_0^2)` and a noise
+    standard deviation :math:`s \sim \mathrm{HalfNormal}(s_0)`:
+
+    ``"gaussian"``
+        :math:`y \sim N(a + x'w, s^2)`, coefficients and noise independent a priori.
+    ``"student_t"``
+        Student t noise of scale s with :math:`\nu \sim 2 + \mathrm{Gamma}(2, 0.1)` degrees of freedom.
+    ``"hierarchical"``
+        :math:`y \sim N(a + u_{g} + x'w, s^2)` with group effects :math:`u_g \sim N(0, t^2)`,
+        :math:`t \sim \mathrm{HalfNormal}(s_0)`.
+    ``"horseshoe"``
+        Regularised horseshoe prior of the coefficients with slab variance v and global scale half-Cauchy
+        (Piironen & Vehtari 2017).
+
+    Parameters
+    ----------
+    model : str or callable, default "student_t"
+        A name above, or a function ``model(data)`` that adds its variables to the PyMC model in context, for
+        all students at once: every variable has ``"student"`` as its first dim. ``data`` maps ``X`` (row, feature),
+        ``X_query`` (point, feature) and ``labels`` (student, row) to shared data. The function has to define
+        ``prediction`` (student, point), the mean of an output given the parameters, and may define
+        ``prediction_variance`` (student, point), its variance.
+    prior_variance : float, default 1.0
+        v, greater than 0.
+    noise_scale : float, default 1.0
+        :math:`s_0`, in units of the labels.
+    fit_intercept : bool, default True
+        Whether there is an intercept.
+    groups : (n,) array_like of int, optional
+        Group of each training input, for ``"hierarchical"``; numbers from 0.
+    query_groups : (m,) array_like of int, optional
+        Group of each query point.
+
+    References
+    ----------
+    Piironen, J. & Vehtari, A. (2017), Electronic Journal of Statistics 11 (regularised horseshoe).
+    """
+
+    model: str | Callable[[Any], None] = "student_t"
+    prior_variance: float = 1.0
+    noise_scale: float = 1.0
+    fit_intercept: bool = True
+    groups: NDArray[np.int64] | None = None
+    query_groups: NDArray[np.int64] | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: str | Callable[[Any], None] = "student_t",
+            prior_variance: float = 1.0,
+            noise_scale: float = 1.0,
+            fit_intercept: bool = True,
+            groups: ArrayLike | None = None,
+            query_groups: ArrayLike | None = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            as_choice("model", self.model, BAYESIAN_MODELS)
+        for name in ("prior_variance", "noise_scale"):
+            object.__setattr__(self, name, as_number(name, getattr(self, name), minimum=0.0, exclusive=True))
+        object.__setattr__(self, "fit_intercept", as_flag("fit_intercept", self.fit_intercept))
+        for name in ("groups", "query_groups"):
+            value = getattr(self, name)
+            if (value is not None) != (self.model == "hierarchical"):
+                rule = "be given with model='hierarchical'" if value is None else "be left out of this model"
+                raise invalid(name, rule, "nothing" if value is None else "groups")
+            if value is not None:
+                object.__setattr__(self, name, _as_groups(name, value))
+        if self.groups is not None and self.query_groups is not None and self.query_groups.max() > self.groups.max():
+            raise invalid(
+                "query_groups",
+                f"be groups of the training inputs, 0 to {self.groups.max()}",
+                int(self.query_groups.max()),
+            )
+
+
+def _as_groups(name: str, value: object) -> NDArray[np.int64]:
+    numbers = as_array(name, value, ndim=1)
+    if (numbers < 0).any() or (numbers != np.round(numbers)).any():
+        raise invalid(name, "be whole numbers from 0", f"{numbers[(numbers < 0) | (numbers % 1 != 0)][0]:g}")
+    groups = numbers.astype(np.int64)
+    groups.flags.writeable = False
+    return groups
 
 
 def _as_prior_variance(value: object) -> NDArray[np.float64] | float | str:

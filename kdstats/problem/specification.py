@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.errors import MisstatedNoiseWarning, invalid
-from kdstats.problem.bayesian import BayesianLinearStudent
+from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -25,11 +25,16 @@ from kdstats.problem.validation import as_count, as_labels
 
 __all__ = ["DistillationProblem"]
 
-Student = LinearStudent | NetworkStudent | BayesianLinearStudent
+Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent
 
 _KINDS: dict[str, dict[str, type]] = {
     "teacher": {"gaussian": GaussianTeacher},
-    "student": {"linear": LinearStudent, "network": NetworkStudent, "bayesian_linear": BayesianLinearStudent},
+    "student": {
+        "linear": LinearStudent,
+        "network": NetworkStudent,
+        "bayesian_linear": BayesianLinearStudent,
+        "bayesian": BayesianStudent,
+    },
     "design": {"design": Design},
 }
 _NESTED: dict[str, type] = {
@@ -47,7 +52,7 @@ class DistillationProblem:
     ----------
     teacher : GaussianTeacher
         Distribution of the responses at the n training inputs.
-    student : LinearStudent, NetworkStudent or BayesianLinearStudent
+    student : LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.
@@ -66,7 +71,7 @@ class DistillationProblem:
     def __post_init__(self) -> None:
         for name, value, kinds in (
             ("teacher", self.teacher, (GaussianTeacher,)),
-            ("student", self.student, (LinearStudent, NetworkStudent, BayesianLinearStudent)),
+            ("student", self.student, (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent)),
             ("design", self.design, (Design,)),
         ):
             if not isinstance(value, kinds):
@@ -84,6 +89,8 @@ class DistillationProblem:
             raise invalid("n_generations", f"be 1 for a {kind}", self.design.n_generations)
         if isinstance(self.student, BayesianLinearStudent):
             self._check_bayesian_student(self.student)
+        elif isinstance(self.student, BayesianStudent):
+            self._check_sampled_student(self.student)
         else:
             self._check_network_student(self.student)
 
@@ -166,6 +173,18 @@ class DistillationProblem:
             raise invalid("prior_mean", f"have shape ({p},) or ({p}, {q})", f"shape {student.prior_mean.shape}")
         if student.noise_variance is not None and self.design.strategy == "averaging":
             self._warn_of_misstated_noise(student.noise_variance / student.likelihood_power)
+
+    def _check_sampled_student(self, student: BayesianStudent) -> None:
+        if self.teacher.n_outputs > 1:
+            raise invalid("mean", "have one output for a BayesianStudent", self.teacher.n_outputs)
+        if self.resample_size is not None:
+            raise invalid("sources", "leave out 'data_resampling' for a BayesianStudent", "it")
+        for name, groups, size in (
+            ("groups", student.groups, self.teacher.n_inputs),
+            ("query_groups", student.query_groups, self.n_points),
+        ):
+            if groups is not None and groups.shape != (size,):
+                raise invalid(name, f"have {size} entries", f"{groups.shape[0]}")
 
     def _warn_of_misstated_noise(self, told: float) -> None:
         """Warn if averaged labels are told to be about as noisy as single responses."""

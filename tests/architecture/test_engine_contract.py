@@ -43,6 +43,9 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
     ),
     "bayes": labelled(kd.BayesianLinearStudent(fit_intercept=True)),
     "bayes_rows": labelled(kd.BayesianLinearStudent(noise_variance=0.5), strategy="multi_response"),
+    "bayes_sampled": labelled(kd.BayesianLinearStudent(noise_variance=0.5), strategy="multi_response").with_teacher(
+        mean=MEANS[:, 0]
+    ),
     "bayes_evidence": labelled(kd.BayesianLinearStudent(prior_variance="evidence")),
 }
 
@@ -52,13 +55,20 @@ def supported(name, problem):
     student = problem.student
     if isinstance(student, kd.NetworkStudent):
         return name in ("networks", "linear_response") or (name == "wide_network" and student.parameterization == "ntk")
+    if name == "pymc":
+        return problem is PROBLEMS["bayes_sampled"]
     if isinstance(student, kd.BayesianLinearStudent) or name == "conjugate":
         return isinstance(student, kd.BayesianLinearStudent) and name == "conjugate"
     return name not in ("wide_network", "linear_response") and (name != "networks" or student.training is not None)
 
 
+def slow(name):
+    """Mark what compiles a sampler."""
+    return [pytest.mark.slow] if name == "pymc" else []
+
+
 CASES = [
-    pytest.param(kind, name, problem, id=f"{name}-{problem}")
+    pytest.param(kind, name, problem, id=f"{name}-{problem}", marks=slow(name))
     for kind, name in ENGINES
     for problem in PROBLEMS
     if supported(name, PROBLEMS[problem])
@@ -66,7 +76,13 @@ CASES = [
 
 
 #: A problem of each engine's own in which something is random.
-OWN = {"networks": "network", "conjugate": "bayes_evidence", "linear_response": "network", "wide_network": "wide"}
+OWN = {
+    "networks": "network",
+    "conjugate": "bayes_evidence",
+    "linear_response": "network",
+    "wide_network": "wide",
+    "pymc": "bayes_sampled",
+}
 
 
 def run(kind, name, problem, **options):
@@ -108,7 +124,10 @@ def test_contract(kind, name, problem):
     assert name.replace("_", " ") in result.summary() or name in result.summary()
 
 
-@pytest.mark.parametrize(("kind", "name"), [engine for engine in ENGINES if engine[1] not in SEEDLESS])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(*engine, marks=slow(engine[1])) for engine in ENGINES if engine[1] not in SEEDLESS],
+)
 def test_another_seed_is_another_sample(kind, name):
     problem = PROBLEMS[OWN.get(name, "two_outputs")]
     options = {"control_variate": False} if name == "monte_carlo" else {}

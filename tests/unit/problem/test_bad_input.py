@@ -337,7 +337,7 @@ PROBLEMS = [
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student="ols", design=kd.Design()),
-        "`student` must be a LinearStudent, NetworkStudent or BayesianLinearStudent; got a str",
+        "`student` must be a LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent; got a str",
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student=kd.LinearStudent(), design=None),

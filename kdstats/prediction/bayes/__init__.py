@@ -1,0 +1,17 @@
+"""Bayesian students sampled with PyMC. The only room with PyMC and ArviZ in it."""
+
+from kdstats.prediction.bayes.components import Diagnostics
+from kdstats.prediction.bayes.engine import SampledStudents, observe, predict, sample_students
+from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting
+
+__all__ = [
+    "ADVI",
+    "NUTS",
+    "Diagnostics",
+    "Laplace",
+    "Reweighting",
+    "SampledStudents",
+    "observe",
+    "predict",
+    "sample_students",
+]

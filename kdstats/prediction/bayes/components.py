@@ -1,0 +1,308 @@
+r"""From posterior draws of many students to variance components, with the error of the chains.
+
+The posterior mean of each student is known up to the error of its chains, which inflates the variance of the means:
+its square (from batch means, with no assumption on the chains but that batches are long) is taken off again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from kdstats.components.estimation import estimate_components
+from kdstats.components.result import COMPONENTS, VarianceComponents
+from kdstats.errors import ConvergenceWarning
+from kdstats.prediction.bayes.libraries import az
+from kdstats.prediction.bayes.posteriors import draws_of, quiet
+from kdstats.prediction.bayes.stacks import Stack
+from kdstats.problem.specification import DistillationProblem
+
+__all__ = ["Diagnostics", "StudentMoments", "components_of", "diagnose", "moments_of"]
+
+FloatArray = NDArray[np.float64]
+
+#: The gate: largest R-hat, smallest effective sample size.
+MAX_RHAT, MIN_ESS = 1.01, 400.0
+#: Numbers held at once while predictions are summed over draws.
+CHUNK = 8_000_000
+#: Draws whose predictions are held at once, and parameters that ArviZ looks at after a screening.
+SERIES_BLOCK, SCREENED = 50, 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics:
+    r"""What the chains say about themselves.
+
+    Attributes
+    ----------
+    n_chains, n_draws : int
+    rhat, ess_bulk, ess_tail : float
+        The worst over the series that the components are made of: per draw, the variance over students of their
+        predictions, and the mean over students of their squared deviations plus noise. R-hat is NaN with one chain.
+    n_divergent : int
+    worst_rhat : float
+        Largest R-hat of any student's parameter.
+    worst_allowed : float
+        What it may be: the larger of 1.01 and the value that the largest of so many R-hats of converged chains
+        exceeds once in a hundred runs.
+    exact_draws : bool
+        Whether draws are independent, from an approximation: chains say nothing then.
+    """
+
+    n_chains: int
+    n_draws: int
+    rhat: float
+    ess_bulk: float
+    ess_tail: float
+    n_divergent: int
+    worst_rhat: float = float("nan")
+    worst_allowed: float = MAX_RHAT
+    exact_draws: bool = False
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What fails the gate, in words; empty if nothing does."""
+        if self.exact_draws:
+            return ()
+        found = []
+        if self.n_chains < 2:
+            found.append("one chain, which cannot show that it has converged")
+        elif not self.rhat <= MAX_RHAT:
+            found.append(f"R-hat {self.rhat:.3f} above {MAX_RHAT:g}")
+        elif self.worst_rhat > self.worst_allowed:
+            found.append(f"R-hat {self.worst_rhat:.3f} of a student's parameter, above {self.worst_allowed:.3f}")
+        for name, value in (("bulk", self.ess_bulk), ("tail", self.ess_tail)):
+            if not value >= MIN_ESS:
+                found.append(f"{name} effective sample size {value:.0f} below {MIN_ESS:.0f}")
+        if self.n_divergent:
+            found.append(f"{self.n_divergent} divergent transitions")
+        return tuple(found)
+
+    def summary(self) -> str:
+        """Return one line."""
+        text = (
+            f"{self.n_chains} chains x {self.n_draws} draws, R-hat {self.rhat:.4f}, ESS bulk {self.ess_bulk:.0f}, "
+            f"tail {self.ess_tail:.0f}, {self.n_divergent} divergent; worst R-hat of a parameter {self.worst_rhat:.4f}"
+        )
+        return text + (f"; FAILS: {'; '.join(self.failures)}" if self.failures else "")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StudentMoments:
+    """Each student's posterior predictive moments and the error its draws leave in them.
+
+    Attributes
+    ----------
+    mean, parameter, noise : (S, m) ndarray
+        Posterior mean and variance of the prediction, posterior mean of the noise variance.
+    mean_error, intra_error : (S, m) ndarray
+        Monte Carlo standard errors of ``mean`` and of ``parameter + noise``.
+    """
+
+    mean: FloatArray
+    parameter: FloatArray
+    noise: FloatArray
+    mean_error: FloatArray
+    intra_error: FloatArray
+
+
+def diagnose(stack: Stack, data: az.InferenceData) -> Diagnostics:
+    """Return the diagnostics of posterior draws of a stack's students."""
+    n_chains, n_draws = data.posterior.sizes["chain"], data.posterior.sizes["draw"]
+    series = _component_series(stack, draws_of(data))
+    with quiet():
+        rhat = max(float(az.rhat(one)) for one in series) if n_chains > 1 else float("nan")
+        bulk, tail = (min(float(az.ess(one, method=kind)) for one in series) for kind in ("bulk", "tail"))
+        worst, allowed = _worst_parameter(data) if n_chains > 1 else (float("nan"), MAX_RHAT)
+    divergent = 0
+    if "sample_stats" in data.groups() and "diverging" in data.sample_stats:
+        divergent = int(data.sample_stats["diverging"].sum())
+    return Diagnostics(
+        n_chains=n_chains,
+        n_draws=n_draws,
+        rhat=rhat,
+        ess_bulk=bulk,
+        ess_tail=tail,
+        n_divergent=divergent,
+        worst_rhat=worst,
+        worst_allowed=allowed,
+    )
+
+
+def moments_of(stack: Stack, data: az.InferenceData) -> StudentMoments:
+    """Return each student's predictive moments, from its draws (chain, draw, student, ...)."""
+    draws = draws_of(data)
+    n_chains, n_draws, n_students = next(iter(draws.values())).shape[:3]
+    n_points = stack.predictive({k: v[:1, :1] for k, v in draws.items()}).mean.shape[-1]
+    width = max(1, CHUNK // (n_chains * n_draws * n_points))
+    parts = [
+        _moments(stack.predictive({name: array[:, :, first : first + width] for name, array in draws.items()}))
+        for first in range(0, n_students, width)
+    ]
+    return StudentMoments(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in StudentMoments.__annotations__}
+    )
+
+
+def components_of(
+    problem: DistillationProblem,
+    moments: StudentMoments,
+    *,
+    diagnostics: Diagnostics,
+    engine: str,
+    exactness: str,
+    attrs: dict[str, Any],
+) -> VarianceComponents:
+    """Estimate the components; mark and warn of those whose diagnostics fail.
+
+    ``attrs["mcse"]`` has the part of each average component's error that more draws would remove.
+    """
+    quiet_students = "student_output" not in problem.design.sources
+    n_students = len(moments.mean)
+    intra = np.zeros_like(moments.mean) if quiet_students else moments.parameter + moments.noise
+    answer = estimate_components(
+        xr.DataArray(moments.mean[:, None, :, None], dims=("student", "replicate", "point", "output")),
+        variances=intra[..., None],
+        point_labels=problem.point_labels,
+        engine=engine,
+        attrs={"exactness": exactness, "problem": problem.fingerprint(), **attrs},
+    )
+    excess = (moments.mean_error**2).mean(axis=0)[:, None]
+    estimate = answer.estimate.copy(deep=True)
+    estimate["inter_student"] -= excess
+    estimate["total"] -= excess
+    squares = answer.mean_squares
+    assert squares is not None
+    squares = squares.copy(deep=True)
+    squares["between"] -= excess
+    whole = answer.intra_student
+    parts = xr.Dataset(
+        {
+            "parameter": whole.copy(data=moments.parameter.mean(axis=0)[:, None]),
+            "noise": whole.copy(data=moments.noise.mean(axis=0)[:, None]),
+        }
+    )
+    facts: dict[str, Any] = {
+        "mcse": _chain_errors(moments, silent=quiet_students),
+        "rhat": diagnostics.rhat,
+        "ess_bulk": diagnostics.ess_bulk,
+        "ess_tail": diagnostics.ess_tail,
+        "n_divergent": diagnostics.n_divergent,
+        "n_chains": diagnostics.n_chains,
+        "n_students": n_students,
+    }
+    if diagnostics.failures:
+        unreliable = ("inter_student", "total") if quiet_students else COMPONENTS
+        facts |= {"unreliable": tuple(unreliable), "unreliable_because": "; ".join(diagnostics.failures)}
+        warnings.warn(
+            f"{', '.join(unreliable)} are unreliable: {'; '.join(diagnostics.failures)}",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    return replace(
+        answer,
+        estimate=estimate,
+        mean_squares=squares,
+        intra_parts=None if quiet_students else parts,
+        attrs={**answer.attrs, **facts},
+    )
+
+
+def _component_series(stack: Stack, draws: dict[str, FloatArray]) -> list[FloatArray]:
+    """Return, per component, the series (chain, draw) whose mean it is, averaged over points."""
+    n_chains, n_draws = next(iter(draws.values())).shape[:2]
+    between, within = np.empty((n_chains, n_draws)), np.empty((n_chains, n_draws))
+    centre = _centre(stack, draws)
+    for chain in range(n_chains):
+        for first in range(0, n_draws, SERIES_BLOCK):
+            part = slice(first, first + SERIES_BLOCK)
+            found = stack.predictive({name: array[chain, part] for name, array in draws.items()})
+            if found.mean.shape[1] > 1:
+                between[chain, part] = found.mean.var(axis=1).mean(axis=-1)
+            within[chain, part] = ((found.mean - centre) ** 2 + found.variance).mean(axis=(1, 2))
+    return [within] if len(centre) < 2 else [between, within]
+
+
+def _centre(stack: Stack, draws: dict[str, FloatArray]) -> FloatArray:
+    """Return each student's posterior mean prediction, shape (S, m)."""
+    n_chains, n_draws = next(iter(draws.values())).shape[:2]
+    total: FloatArray | float = 0.0
+    for chain in range(n_chains):
+        for first in range(0, n_draws, SERIES_BLOCK):
+            part = slice(first, first + SERIES_BLOCK)
+            found = stack.predictive({name: array[chain, part] for name, array in draws.items()})
+            total = total + found.mean.sum(axis=0)
+    return np.asarray(total / (n_chains * n_draws))
+
+
+def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
+    """Return the largest R-hat of a parameter and what chance allows it to be.
+
+    Parameters are screened by their plain split R-hat; ArviZ judges the worst of them. For converged chains
+    (2C - 1) (R-hat^2 - 1) ESS/(2C) + 2C - 1 is about chi-square with 2C - 1 degrees of freedom, with the effective
+    sample size of the chains one by one (together, it would fall with the very difference that is looked for).
+    """
+    columns = np.concatenate(
+        [np.asarray(array.values).reshape(*array.shape[:2], -1) for array in data.posterior.data_vars.values()], axis=2
+    )
+    half = columns.shape[1] // 2
+    pieces = np.concatenate([columns[:, :half], columns[:, half : 2 * half]])
+    spread = pieces.var(axis=1, ddof=1).mean(axis=0)
+    ratio = pieces.mean(axis=1).var(axis=0, ddof=1) / np.where(spread > 0.0, spread, 1.0)
+    order = np.argsort(ratio)[::-1][:SCREENED]
+    kept = [columns[:, :, index] for index in order if spread[index] > 0.0]
+    if not kept:
+        return float("nan"), MAX_RHAT
+    rhats = [float(az.rhat(column)) for column in kept]
+    worst = int(np.nanargmax(rhats))
+    ess = min(sum(float(az.ess(chain[None], method=kind)) for chain in kept[worst]) for kind in ("bulk", "tail"))
+    pieces_count, quantile = len(pieces), chdtri(len(pieces) - 1, 0.01 / columns.shape[2])
+    allowed = np.sqrt(1.0 + pieces_count / ess * max(quantile / (pieces_count - 1) - 1.0, 0.0))
+    return rhats[worst], max(MAX_RHAT, float(allowed))
+
+
+def _moments(found: Any) -> StudentMoments:
+    """Moments over chains and draws of one chunk of students, with batch-means errors."""
+    mean, variance = found.mean, np.broadcast_to(found.variance, found.mean.shape)
+    n_chains, n_draws = mean.shape[:2]
+    size = max(1, int(np.sqrt(n_draws)))
+    n_batches = n_draws // size
+    centre = mean.mean(axis=(0, 1))
+    squares = (mean - centre) ** 2
+    noise = variance.mean(axis=(0, 1))
+
+    def chain_batches(values: FloatArray) -> FloatArray:
+        kept = values[:, : n_batches * size].reshape(n_chains, n_batches, size, *values.shape[2:]).mean(axis=2)
+        flat = kept.reshape(n_chains * n_batches, *values.shape[2:])
+        return np.asarray(flat.std(axis=0, ddof=1) / np.sqrt(len(flat)))
+
+    mean_error = chain_batches(mean)
+    return StudentMoments(
+        mean=centre,
+        parameter=squares.mean(axis=(0, 1)) + mean_error**2,
+        noise=noise,
+        mean_error=mean_error,
+        intra_error=chain_batches(squares + variance),
+    )
+
+
+def _chain_errors(moments: StudentMoments, *, silent: bool) -> dict[str, float]:
+    """Return the Monte Carlo standard error of each component, averaged over points, given the students.
+
+    Points share draws: their errors are added as if perfectly correlated, which cannot understate.
+    """
+    n = len(moments.mean)
+    deviations, squared = moments.mean - moments.mean.mean(axis=0), moments.mean_error**2
+    inter = np.sqrt((4.0 * deviations**2 * squared + 2.0 * squared**2).sum(axis=0)) / (n - 1)
+    intra = np.zeros_like(inter) if silent else np.sqrt((moments.intra_error**2).sum(axis=0)) / n
+    return {
+        "inter_student": float(inter.mean()),
+        "intra_student": float(intra.mean()),
+        "total": float(np.hypot(inter, intra).mean()),
+    }

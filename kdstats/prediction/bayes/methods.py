@@ -1,0 +1,125 @@
+"""How posteriors are computed: samplers, approximations, reweighting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kdstats.errors import invalid
+from kdstats.problem.validation import as_choice, as_count, as_number, as_probability
+
+__all__ = ["ADVI", "NUTS", "Laplace", "Method", "Reweighting", "as_method"]
+
+SAMPLERS = ("pymc", "nutpie", "numpyro")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NUTS:
+    """Hamiltonian Monte Carlo of all students in one model.
+
+    Parameters
+    ----------
+    draws, tune : int, default 500
+        Draws kept and spent on adaptation, per chain.
+    chains : int, default 4
+        With one chain R-hat says little, and every component is marked unreliable.
+    target_accept : float, default 0.8
+    sampler : {"pymc", "nutpie", "numpyro"}, default "pymc"
+    cores : int, default 1
+    """
+
+    draws: int = 500
+    tune: int = 500
+    chains: int = 4
+    target_accept: float = 0.8
+    sampler: str = "pymc"
+    cores: int = 1
+
+    def __post_init__(self) -> None:
+        as_count("draws", self.draws, minimum=20)
+        as_count("tune", self.tune, minimum=0)
+        as_count("chains", self.chains)
+        as_count("cores", self.cores)
+        as_probability("target_accept", self.target_accept)
+        as_choice("sampler", self.sampler, SAMPLERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADVI:
+    """Mean-field variational inference: independent normals, which miss the correlation of parameters.
+
+    Parameters
+    ----------
+    n_steps : int, default 20000
+        Stochastic gradient steps.
+    draws : int, default 2000
+        Draws from the fitted normals.
+    learning_rate : float, default 0.02
+    """
+
+    n_steps: int = 20_000
+    draws: int = 2000
+    learning_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        as_count("n_steps", self.n_steps, minimum=100)
+        as_count("draws", self.draws, minimum=20)
+        as_number("learning_rate", self.learning_rate, minimum=0.0, exclusive=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace:
+    """A normal at the mode, with the curvature there.
+
+    Parameters
+    ----------
+    draws : int, default 2000
+    """
+
+    draws: int = 2000
+
+    def __post_init__(self) -> None:
+        as_count("draws", self.draws, minimum=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighting:
+    """One fit, to a pilot's labels; every student reuses its draws with weights of its own.
+
+    Pareto-smoothed importance sampling with moment matching.
+
+    Parameters
+    ----------
+    nuts : NUTS, optional
+        How the pilot is fitted.
+    refit : bool, default False
+        Sample the students whose k-hat is bad, instead of refusing the run.
+    n_rounds : int, default 10
+        Largest number of moment-matching rounds.
+    """
+
+    nuts: NUTS = field(default_factory=NUTS)
+    refit: bool = False
+    n_rounds: int = 10
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.nuts, NUTS):
+            raise invalid("nuts", "be a NUTS", self.nuts)
+        as_count("n_rounds", self.n_rounds, minimum=0)
+
+
+Method = NUTS | ADVI | Laplace | Reweighting
+NAMES: dict[str, type[NUTS | ADVI | Laplace | Reweighting]] = {
+    "nuts": NUTS,
+    "advi": ADVI,
+    "laplace": Laplace,
+    "reweighting": Reweighting,
+}
+
+
+def as_method(value: object) -> Method:
+    """Return the method that a name or an object stands for."""
+    if isinstance(value, NUTS | ADVI | Laplace | Reweighting):
+        return value
+    if isinstance(value, str) and value in NAMES:
+        return NAMES[value]()
+    raise invalid("method", f"be one of {', '.join(NAMES)}, or an object such as NUTS(draws=1000)", value)
