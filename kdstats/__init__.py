@@ -52,6 +52,7 @@ _HOMES = {
     "ordering_test": "kdstats.hypotest",
     "predict": "kdstats.engine",
     "predict_grid": "kdstats.prediction.closed_form",
+    "predictive_calibration": "kdstats.prediction.conjugate",
     "rate_test": "kdstats.hypotest",
     "ratio_test": "kdstats.hypotest",
     "sample_students": "kdstats.prediction.bayes",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from kdstats.observation.table import decompose as decompose
     from kdstats.prediction.bayes import sample_students as sample_students
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
+    from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,
         network_response as network_response,

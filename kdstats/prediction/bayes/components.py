@@ -246,7 +246,8 @@ def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
 
     Parameters are screened by their plain split R-hat; ArviZ judges the worst of them. For converged chains
     (2C - 1) (R-hat^2 - 1) ESS/(2C) + 2C - 1 is about chi-square with 2C - 1 degrees of freedom, with the effective
-    sample size of the chains one by one (together, it would fall with the very difference that is looked for).
+    sample size of the chains one by one (together, it would fall with the very difference that is looked for). R-hat
+    is the larger of two, of the ranks and of the folded ranks.
     """
     columns = np.concatenate(
         [np.asarray(array.values).reshape(*array.shape[:2], -1) for array in data.posterior.data_vars.values()], axis=2
@@ -262,7 +263,7 @@ def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
     rhats = [float(az.rhat(column)) for column in kept]
     worst = int(np.nanargmax(rhats))
     ess = min(sum(float(az.ess(chain[None], method=kind)) for chain in kept[worst]) for kind in ("bulk", "tail"))
-    pieces_count, quantile = len(pieces), chdtri(len(pieces) - 1, 0.01 / columns.shape[2])
+    pieces_count, quantile = len(pieces), chdtri(len(pieces) - 1, 0.01 / (2 * columns.shape[2]))
     allowed = np.sqrt(1.0 + pieces_count / ess * max(quantile / (pieces_count - 1) - 1.0, 0.0))
     return rhats[worst], max(MAX_RHAT, float(allowed))
 

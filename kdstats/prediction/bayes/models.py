@@ -177,7 +177,7 @@ def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: 
         noise = pm.HalfNormal("noise_sd", scale, dims="student")[:, None]
         if name == "student_t":
             beyond = pm.Gamma("freedom_beyond_2", FREEDOM_SHAPE, FREEDOM_RATE, dims="student")
-            pm.StudentT("response", beyond[:, None] + 2.0, mean, noise, observed=data["labels"])
+            pm.StudentT("response", nu=beyond[:, None] + 2.0, mu=mean, sigma=noise, observed=data["labels"])
         else:
             pm.Normal("response", mean, noise, observed=data["labels"])
 

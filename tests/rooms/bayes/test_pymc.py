@@ -185,9 +185,11 @@ def test_reweighting_against_exact_posteriors():
 
 @pytest.mark.slow
 def test_bad_weights_are_refitted_where_asked():
-    found = sample_students(PROBLEM, n_students=20, rng=3, method=Reweighting(n_rounds=0, refit=True))
+    found = sample_students(
+        PROBLEM, n_students=20, rng=3, method=Reweighting(nuts=NUTS(draws=1000), n_rounds=0, refit=True)
+    )
     exact = kd.observe(PROBLEM, n_students=20, rng=3)
-    assert 0 < found.components.attrs["n_refitted"] == int((~(found.pareto_k <= pareto_k_limit(2000))).sum())
+    assert 0 < found.components.attrs["n_refitted"] == int((~(found.pareto_k <= pareto_k_limit(4000))).sum())
     for name, error in found.components.attrs["mcse"].items():
         assert abs(float((found.components.estimate[name] - exact.estimate[name]).mean())) < 4 * error
 

@@ -1,0 +1,55 @@
+"""Which strategy yields students that reflect the teacher's uncertainty."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import kdstats as kd
+
+
+def pose(strategy, *, k=6, student=None, **teacher):
+    X = np.random.default_rng(0).normal(size=(80, 3))
+    return kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(X, X.sum(axis=1), noise_variance=2.0, **teacher),
+        student=kd.BayesianLinearStudent() if student is None else student,
+        design=kd.Design(n_responses=1 if strategy == "single" else k, strategy=strategy),
+    )
+
+
+def test_rows_kept_apart_are_calibrated_and_averages_are_too_sure():
+    found = {s: kd.predictive_calibration(pose(s), rng=1) for s in ("single", "averaging", "multi_response")}
+    np.testing.assert_allclose(found["multi_response"].coverage, found["multi_response"].levels, atol=0.01)
+    assert found["multi_response"].pit_distance < 0.01
+    # averages: noise shrunk by sqrt(6); parameter uncertainty and an unknown noise widen intervals a little
+    short = 2 * scipy.stats.norm.cdf(scipy.stats.norm.ppf(0.975) / np.sqrt(6)) - 1
+    assert short < found["averaging"].coverage[2] < 0.95 - 20 * found["averaging"].coverage_se[2]
+    assert found["averaging"].pit_distance > 0.1
+    expected = np.sqrt(float(kd.predict(pose("averaging")).intra_student.mean()) / 2)  # the mean of a root is less
+    assert 0.98 * expected < found["averaging"].sharpness < expected < 0.5
+    assert "coverage" in found["single"].summary()
+
+
+def test_coverage_against_drawn_responses():
+    """The same share, with new responses of the teacher drawn for every student."""
+    from kdstats.linear.bayesian import fit_bayesian_students
+
+    problem = pose("averaging")
+    rng = np.random.default_rng(3)
+    labels = (problem.teacher.mean + rng.normal(size=(4000, 80)) * np.sqrt(2 / 6))[..., None]
+    fit = fit_bayesian_students(problem, labels=labels, within=np.zeros_like(labels), query=problem.teacher.X)
+    scale = np.sqrt(fit.variance[..., 0] * (fit.degrees_of_freedom[0] - 2) / fit.degrees_of_freedom[0])
+    reach = scipy.stats.t(fit.degrees_of_freedom[0]).ppf(0.9) * scale
+    new = problem.teacher.mean + rng.normal(size=(4000, 80)) * np.sqrt(2)
+    inside = (np.abs(new - fit.mean[..., 0]) < reach).mean(axis=1)
+    found = kd.predictive_calibration(problem, levels=[0.8], n_students=2000, rng=1)
+    spread = np.hypot(inside.std(ddof=1) / np.sqrt(4000), found.coverage_se[0])
+    assert abs(inside.mean() - found.coverage[0]) < 4 * spread
+
+
+def test_bad_input():
+    with pytest.raises(kd.errors.UnsupportedProblemError, match="covers a BayesianLinearStudent"):
+        kd.predictive_calibration(kd.catalog.intercept_only())
+    with pytest.raises(kd.errors.ProblemError, match="`levels` must be less than 1"):
+        kd.predictive_calibration(pose("single"), levels=[1.0])
+    with pytest.raises(kd.errors.ProblemError, match="`n_students` must be at least 2"):
+        kd.predictive_calibration(pose("single"), n_students=1)
