@@ -305,7 +305,7 @@ def decompose(
         text = decompose_by_source(
             frame,
             sources.split(","),
-            value=value or ["value"],
+            value=value or None,
             nan_policy=nan_policy,
             replicate=replicate,
             point=point,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kdstats.components.crossed import METHODS, RESERVED, estimate_sources
 from kdstats.components.sources import SourceComponents
 from kdstats.errors import DataError, invalid
+from kdstats.observation.columns import key_codes, listed, output_values
 from kdstats.problem.validation import as_choice, as_count
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ __all__ = ["decompose_sources"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-#: Names of columns that a message lists.
-LISTED = 8
 
 
 def decompose_sources(
@@ -51,7 +49,7 @@ def decompose_sources(
         Columns, at least one; one source alone is the one-way analysis. A source whose every level occurs with one
         level of another is nested in it.
     value : str or sequence of str, optional
-        The columns of outputs. Default: all that are not keys.
+        The columns of outputs, as for :func:`kdstats.decompose`.
     replicate : str or None, default "replicate"
         Column that numbers the outputs of one student at one point. None: one output each.
     point : str or None, default "point"
@@ -113,13 +111,13 @@ def decompose_sources(
     if len(set(keys)) < len(keys):
         raise invalid("sources, replicate and point", "be different columns", ", ".join(keys), DataError)
     frame = _frame(table, keys, optional={"replicate": replicate, "point": point})
-    columns = _value_columns(frame, keys, value)
-    values = np.column_stack([_numbers(frame, column, omit=omit) for column in columns])
+    named = [column for column in frame.columns if column not in keys] if isinstance(table, xr.DataArray) else value
+    values, outputs = output_values(frame, keys, named, omit=omit)
     kept = ~np.isnan(values).any(axis=1)
     if not kept.any():
         raise invalid("table", "hold a number in some row", "NaN in all rows", DataError)
     frame, values = frame.take(np.flatnonzero(kept)), values[kept]
-    codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
+    codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
     _refuse_repeated(codes, labels, keys, replicated=replicate is not None)
     _, first, student = np.unique(_combined(codes[: len(names)]), return_index=True, return_inverse=True)
     levels = np.column_stack([code[first] for code in codes[: len(names)]])
@@ -132,7 +130,7 @@ def decompose_sources(
         sources=names,
         level_labels=labels[: len(names)],
         points=[0] if point is None else labels[-1],
-        outputs=columns,
+        outputs=outputs,
         interactions=interactions,
         method=method,
         replicate=None if replicate is None else codes[len(names)],
@@ -172,7 +170,7 @@ def _frame(table: Any, keys: list[str], *, optional: dict[str, str | None]) -> p
             optional["replicate"]: " (replicate=None if each student gave one output)",
             optional["point"]: " (point=None if there is one point)",
         }
-        got = _listed(frame.columns)
+        got = listed(frame.columns)
         raise DataError(f"`table` must have a column {missing[0]!r}; got {got}{hints.get(missing[0], '')}")
     return frame.reset_index(drop=True)
 
@@ -181,7 +179,7 @@ def _unstacked(table: xr.DataArray, keys: list[str]) -> pd.DataFrame:
     missing = [key for key in keys if key not in table.dims]
     if missing:
         raise DataError(
-            f"`table` must have the dims {', '.join(keys)}; got {_listed(table.dims)} without {missing[0]!r}"
+            f"`table` must have the dims {', '.join(keys)}; got {listed(table.dims)} without {missing[0]!r}"
         )
     strange = [str(dim) for dim in table.dims if dim not in (*keys, "output")]
     if strange:
@@ -192,62 +190,6 @@ def _unstacked(table: xr.DataArray, keys: list[str]) -> pd.DataFrame:
     outputs = bare.coords["output"].values.tolist() if "output" in bare.coords else range(bare.sizes["output"])
     columns = {name: bare.isel(output=i, drop=True) for i, name in enumerate(outputs)}
     return xr.Dataset(columns).to_dataframe(dim_order=keys).reset_index()
-
-
-def _value_columns(frame: pd.DataFrame, keys: list[str], value: Any) -> list[Any]:
-    if value is None:
-        columns = [column for column in frame.columns if column not in keys]
-        if not columns:
-            raise DataError(f"`table` must have a column of outputs; got only the keys {', '.join(keys)}")
-        return columns
-    columns = [value] if isinstance(value, str) else list(value)
-    if not columns:
-        raise invalid("value", "name at least one column", "none", DataError)
-    for column in columns:
-        if column in keys:
-            raise invalid("value", "not be a key column", column, DataError)
-        if column not in frame.columns:
-            raise invalid("value", f"be one of the columns ({_listed(frame.columns)})", column, DataError)
-    if len(set(columns)) < len(columns):
-        raise invalid("value", "name each column once", columns, DataError)
-    return columns
-
-
-def _numbers(frame: pd.DataFrame, column: Any, *, omit: bool) -> FloatArray:
-    """Return a column as finite floats (or NaN, where they are to be left out), or say which row is not one."""
-    import pandas as pd
-
-    name, series = f"table[{column!r}]", frame[column]
-    if series.dtype.kind in "bcmM":
-        raise invalid(name, "hold real numbers", f"dtype {series.dtype}", DataError)
-    numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    odd = np.isnan(numbers) & series.notna().to_numpy()
-    if odd.any():
-        row = int(odd.argmax())
-        shown = f"{series.iloc[row]!r} in row {row} ({int(odd.sum())} of {odd.size} rows)"
-        raise invalid(name, "hold real numbers", shown, DataError)
-    bad = np.isinf(numbers) if omit else ~np.isfinite(numbers)
-    if bad.any():
-        shown = f"{int(bad.sum())} NaN or infinite values, the first in row {int(bad.argmax())}"
-        raise invalid(name, "be finite everywhere" + ("" if omit else " (or nan_policy='omit')"), shown, DataError)
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _key_codes(frame: pd.DataFrame, key: str) -> tuple[IntArray, list[Any]]:
-    """Return the number of each row's label, in order of appearance, and the labels."""
-    import pandas as pd
-
-    codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
-    absent = codes < 0
-    if absent.any():
-        shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
-        raise invalid(f"table[{key!r}]", "name every row", shown, DataError)
-    kinds = sorted({"text" if isinstance(label, str) else "other" for label in labels})
-    if len(kinds) > 1:
-        odd = next(label for label in labels if isinstance(label, str) != isinstance(labels[0], str))
-        shown = f"{labels[0]!r} and {odd!r}"
-        raise invalid(f"table[{key!r}]", "hold labels of one type", shown, DataError)
-    return codes.astype(np.int64), list(labels)
 
 
 def _refuse_repeated(
@@ -273,8 +215,3 @@ def _combined(codes: Sequence[IntArray]) -> IntArray:
         if combined.max() > 2**31:  # keep the product within 64 bits
             combined = np.unique(combined, return_inverse=True)[1].ravel()
     return combined
-
-
-def _listed(names: Any) -> str:
-    shown = [str(name) for name in names]
-    return ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "")

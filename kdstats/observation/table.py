@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +14,10 @@ from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
 from kdstats.components.unbalanced import estimate_unbalanced
 from kdstats.components.unreplicated import estimate_unreplicated
-from kdstats.errors import DataError, EstimationError, IgnoredColumnsWarning, invalid
+from kdstats.errors import DataError, EstimationError, invalid
+from kdstats.observation.columns import key_codes, listed, output_values
 from kdstats.observation.duplicates import agreeing_students, duplicate_error
+from kdstats.observation.layout import lay_out
 from kdstats.problem.validation import as_choice, as_flag
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ __all__ = ["decompose"]
 FloatArray = NDArray[np.float64]
 
 DIMS = ("student", "replicate", "point", "output")
-#: Column of outputs where the caller names none.
-DEFAULT_VALUE = "value"
-#: Names of columns that a message lists.
-LISTED = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,7 +64,8 @@ def decompose(
     value : str or sequence of str, optional
         The columns of outputs; several become the dim ``output``. A name with ``*`` stands for all columns
         that fit it, in the table's order (``"embedding_*"``); a column whose cells are lists of one length
-        is one output per entry. Default: the column ``value``, or the only one that is not a key.
+        is one output per entry. Default: the column ``value``, or those whose names begin with ``value``, or the only
+        one that is not a key.
     student, replicate : str
         Key columns (or index levels, or dims). Replicates may be numbered afresh for each
         student or through all students.
@@ -137,8 +134,8 @@ def decompose(
     else:
         raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
     if isinstance(array, _Rows):
-        once = len(np.unique(array.student * len(array.points) + array.point)) == len(array.values)
-        if once and variances is None:
+        cells = np.bincount(array.student * len(array.points) + array.point)
+        if cells.max() == 1 and variances is None:
             full = np.full((len(array.students), len(array.points), len(array.outputs)), np.nan)
             full[array.student, array.point] = array.values
             return _estimate_single(full, array.students, array.points, array.outputs)
@@ -177,7 +174,7 @@ def _from_array(table: xr.DataArray, keys: tuple[str, ...], value: object, *, om
     missing = [key for key in keys if key not in table.dims]
     if missing:
         raise DataError(
-            f"`table` must have the dims {', '.join(keys)}; got {_listed(table.dims)} without {missing[0]!r}"
+            f"`table` must have the dims {', '.join(keys)}; got {listed(table.dims)} without {missing[0]!r}"
         )
     strange = [str(dim) for dim in table.dims if dim not in (*keys, "output")]
     if strange:
@@ -211,10 +208,11 @@ def _seen(
     """Leave out students without an output."""
     if not len(values):
         raise invalid("table", "hold a number in some row", "NaN in all rows", DataError)
-    seen, renumbered = np.unique(student, return_inverse=True)
+    present = np.bincount(student, minlength=len(labels["student"])) > 0
+    seen = np.flatnonzero(present)
     return _Rows(
         values=values,
-        student=renumbered.ravel(),
+        student=(np.cumsum(present) - 1)[student],
         point=point,
         students=[labels["student"][i] for i in seen],
         points=labels["point"],
@@ -241,209 +239,23 @@ def _from_frame(
     missing = [key for key in keys if key not in frame.columns]
     if missing:
         hint = " (point=None if there is one point)" if len(keys) == 3 and missing == [keys[2]] else ""
-        raise DataError(f"`table` must have a column {missing[0]!r}; got {_listed(frame.columns)}{hint}")
-    frame, columns = _spread_lists(frame, _value_columns(frame, keys, value))
-    values = np.column_stack([_numbers(frame, column, omit=omit) for column in columns])
-    codes, labels = zip(*(_key_codes(frame, key) for key in keys), strict=True)
+        raise DataError(f"`table` must have a column {missing[0]!r}; got {listed(frame.columns)}{hint}")
+    values, columns = output_values(frame, keys, value, omit=omit)
+    codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
     point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)
     points = labels[2] if len(keys) == 3 else [0]
-    if omit and not _is_complete(values, codes[0], codes[1], point, keys, labels, codes):
-        kept = ~np.isnan(values).any(axis=1)
+    layout = lay_out(codes[0], codes[1], point, names=keys, labels=labels, explain=not omit)
+    absent = omit and bool(np.isnan(values).any())
+    if omit and (absent or not layout.is_complete):
+        kept = ~np.isnan(values).any(axis=1) if absent else slice(None)
         names = {"student": labels[0], "point": points, "output": columns}
         return _seen(values[kept], codes[0][kept], point[kept], names)
-    replicate = _replicate_within_student(codes[0], codes[1], labels[0])
-    shape = (len(labels[0]), int(replicate.max()) + 1, len(points))
-    flat = np.ravel_multi_index((codes[0], replicate, point), shape)
-    _require_each_cell_once(flat, shape, keys, labels, codes)
-    filled = np.empty((int(np.prod(shape)), len(columns)))
-    filled[flat] = values
+    if not layout.is_complete:
+        raise DataError(f"`table` must be balanced; got {layout.complaint}; nan_policy='omit' uses what there is")
+    filled = np.empty((*layout.shape, len(columns)))
+    filled[codes[0], layout.replicate, point] = values
     coords = {"student": labels[0], "point": points, "output": columns}
-    return xr.DataArray(filled.reshape(*shape, len(columns)), dims=DIMS, coords=coords)
-
-
-def _is_complete(
-    values: FloatArray,
-    student: NDArray[np.int64],
-    replicate: NDArray[np.int64],
-    point: NDArray[np.int64],
-    keys: tuple[str, ...],
-    labels: tuple[list[Any], ...],
-    codes: tuple[NDArray[np.int64], ...],
-) -> bool:
-    """Whether every student has the same replicates at every point; a key that occurs twice is refused."""
-    n_students, n_replicates, n_points = (int(code.max()) + 1 for code in (student, replicate, point))
-    key = (student * n_replicates + replicate) * n_points + point
-    order = np.argsort(key, kind="stable")
-    again = np.flatnonzero(np.diff(key[order]) == 0)
-    if again.size:
-        row = int(order[again + 1].min())
-        named = ", ".join(f"{name} {label[code[row]]!r}" for name, label, code in zip(keys, labels, codes, strict=True))
-        raise DataError(
-            f"`table` must have one row for each {', '.join(keys)}; got {again.size} repeated rows, first of {named}"
-        )
-    pairs = np.unique(student * n_replicates + replicate)
-    per_student = np.bincount(pairs // n_replicates, minlength=n_students)
-    full = bool((per_student == per_student[0]).all()) and len(key) == len(pairs) * n_points
-    return full and not np.isnan(values).any()
-
-
-def _value_columns(frame: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None) -> list[Any]:
-    if value is None:
-        columns = [column for column in frame.columns if column not in keys]
-        if not columns:
-            raise DataError(f"`table` must have a column of outputs; got only the keys {', '.join(keys)}")
-        others = [column for column in columns if column != DEFAULT_VALUE]
-        if len(columns) > 1 and len(others) == len(columns):
-            raise invalid("value", "name the columns of outputs where several are no keys", _listed(columns), DataError)
-        if len(columns) > 1:
-            warnings.warn(
-                f"columns that are neither keys nor {DEFAULT_VALUE!r} are left out: {_listed(others)} "
-                "(`value` names the columns of outputs)",
-                IgnoredColumnsWarning,
-                stacklevel=4,
-            )
-        return columns if len(columns) == 1 else [DEFAULT_VALUE]
-    columns = _matched(frame, keys, [value] if isinstance(value, str) else list(value))
-    if not columns:
-        raise invalid("value", "name at least one column", "none", DataError)
-    for column in columns:
-        if column in keys:
-            raise invalid("value", "not be a key column", column, DataError)
-        if column not in frame.columns:
-            raise invalid("value", f"be one of the columns ({_listed(frame.columns)})", column, DataError)
-    if len(set(columns)) < len(columns):
-        raise invalid("value", "name each column once", columns, DataError)
-    return columns
-
-
-def _matched(frame: pd.DataFrame, keys: tuple[str, ...], names: list[Any]) -> list[Any]:
-    """Put in the place of each name with a * the columns it fits."""
-    columns: list[Any] = []
-    for name in names:
-        if not isinstance(name, str) or "*" not in name or name in frame.columns:
-            columns.append(name)
-            continue
-        found = [c for c in frame.columns if c not in keys and isinstance(c, str) and fnmatchcase(c, name)]
-        if not found:
-            raise invalid("value", f"fit some of the columns ({_listed(frame.columns)})", name, DataError)
-        columns += found
-    return columns
-
-
-def _spread_lists(frame: pd.DataFrame, columns: list[Any]) -> tuple[pd.DataFrame, list[Any]]:
-    """Give a column of lists, all of one length, one column for each entry."""
-    import pandas as pd
-
-    spread: list[Any] = []
-    parts: dict[Any, FloatArray] = {}
-    for column in columns:
-        series = frame[column]
-        if series.dtype != object or not isinstance(series.iloc[0], list | tuple | np.ndarray):
-            spread.append(column)
-            continue
-        width = len(series.iloc[0])
-        odd = [not isinstance(cell, list | tuple | np.ndarray) or len(cell) != width for cell in series]
-        if any(odd) or not width:
-            row = odd.index(True) if any(odd) else 0
-            rule = f"hold lists of one length ({width} in row 0, at least 1)"
-            raise invalid(f"table[{column!r}]", rule, f"{series.iloc[row]!r} in row {row}", DataError)
-        try:
-            block = np.array(series.tolist(), dtype=np.float64)
-        except (TypeError, ValueError):
-            raise invalid(f"table[{column!r}]", "hold lists of numbers", repr(series.iloc[0]), DataError) from None
-        if block.ndim != 2:
-            raise invalid(f"table[{column!r}]", "hold lists of numbers", repr(series.iloc[0]), DataError)
-        names = [f"{column}[{i}]" for i in range(width)]
-        parts |= dict(zip(names, block.T, strict=True))
-        spread += names
-    if not parts:
-        return frame, columns
-    kept = frame.drop(columns=[column for column in columns if column not in spread])
-    return pd.concat([kept, pd.DataFrame(parts, index=frame.index)], axis=1), spread
-
-
-def _numbers(frame: pd.DataFrame, column: Any, *, omit: bool) -> FloatArray:
-    """Return a column as finite floats (or NaN, where they are to be left out), or say which row is not one."""
-    import pandas as pd
-
-    series = frame[column]
-    if series.dtype.kind in "bcmM":
-        raise invalid(f"table[{column!r}]", "hold real numbers", f"dtype {series.dtype}", DataError)
-    if series.dtype.kind in "iuf":
-        numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        odd = np.isnan(numbers) & series.notna().to_numpy()
-        if odd.any():
-            shown = (
-                f"{series.iloc[int(odd.argmax())]!r} in row {int(odd.argmax())} ({int(odd.sum())} of {odd.size} rows)"
-            )
-            raise invalid(f"table[{column!r}]", "hold real numbers", shown, DataError)
-    bad = np.isinf(numbers) if omit else ~np.isfinite(numbers)
-    if bad.any():
-        shown = f"{int(bad.sum())} NaN or infinite values, the first in row {int(bad.argmax())}"
-        raise invalid(f"table[{column!r}]", "be finite everywhere", shown, DataError)
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _key_codes(frame: pd.DataFrame, key: str) -> tuple[NDArray[np.int64], list[Any]]:
-    """Return the number of each row's label, in order of appearance, and the labels."""
-    import pandas as pd
-
-    codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
-    absent = codes < 0
-    if absent.any():
-        shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
-        raise invalid(f"table[{key!r}]", "name every row", shown, DataError)
-    texts = [isinstance(label, str) for label in labels]
-    if any(texts) and not all(texts):
-        row = int(np.argmax(codes == texts.index(not texts[0])))
-        shown = f"{labels[0]!r} in row 0 and {labels[codes[row]]!r} in row {row}"
-        raise invalid(f"table[{key!r}]", "not mix text with other labels", shown, DataError)
-    return codes.astype(np.int64), list(labels)
-
-
-def _replicate_within_student(
-    student: NDArray[np.int64], replicate: NDArray[np.int64], students: list[Any]
-) -> NDArray[np.int64]:
-    """Number the replicates of each student from 0, whatever they are called."""
-    pairs, inverse = np.unique(student * (int(replicate.max()) + 1) + replicate, return_inverse=True)
-    owner = pairs // (int(replicate.max()) + 1)
-    counts = np.bincount(owner, minlength=len(students))
-    if (counts != counts[0]).any():
-        other, n_other = int(np.argmax(counts != counts[0])), int((counts != counts[0]).sum())
-        raise DataError(
-            f"`table` must be balanced; got {counts[other]} replicates of student {students[other]!r} and {counts[0]} "
-            f"of student {students[0]!r} ({n_other} of {len(counts)} students differ from the first); "
-            "nan_policy='omit' uses what there is"
-        )
-    first = np.cumsum(counts) - counts
-    return np.asarray((np.arange(len(pairs)) - first[owner])[inverse.ravel()])
-
-
-def _require_each_cell_once(
-    flat: NDArray[np.int64],
-    shape: tuple[int, ...],
-    keys: tuple[str, ...],
-    labels: tuple[list[Any], ...],
-    codes: tuple[NDArray[np.int64], ...],
-) -> None:
-    counts = np.bincount(flat, minlength=int(np.prod(shape)))
-    if counts.max() > 1:
-        row = int(np.argmax(counts[flat] > 1))
-        named = ", ".join(f"{key} {label[code[row]]!r}" for key, label, code in zip(keys, labels, codes, strict=True))
-        extra = int((counts - 1).clip(0).sum())
-        raise DataError(
-            f"`table` must have one row for each {', '.join(keys)}; got {extra} repeated rows, first of {named}"
-        )
-    if counts.min() == 0:
-        student, replicate, point = np.unravel_index(int(counts.argmin()), shape)
-        called = np.unique(codes[1][codes[0] == student])[replicate]
-        named = f"{keys[0]} {labels[0][student]!r}, {keys[1]} {labels[1][called]!r}, {keys[-1]} {labels[-1][point]!r}"
-        raise DataError(
-            f"`table` must be balanced; got {int((counts == 0).sum())} of {counts.size} cells missing, first {named}; "
-            "nan_policy='omit' uses what there is"
-        )
+    return xr.DataArray(filled, dims=DIMS, coords=coords)
 
 
 def _refuse_copies(array: xr.DataArray) -> None:
@@ -456,8 +268,3 @@ def _refuse_copies(array: xr.DataArray) -> None:
     if groups:
         students = array.coords["student"].values if "student" in array.coords else np.arange(rows.shape[0])
         raise duplicate_error(groups, np.asarray(students))
-
-
-def _listed(names: Any) -> str:
-    shown = [str(name) for name in names]
-    return ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "")

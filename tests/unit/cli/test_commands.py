@@ -146,7 +146,7 @@ def test_a_parquet_table_of_one_output_a_student_gives_the_total_alone(tmp_path)
     pd.DataFrame(columns).to_parquet(path)
     refused = run("decompose", path)
     assert refused.returncode == 2
-    assert "be finite everywhere; got 1 NaN or infinite values, the first in row 3" in refused.stderr
+    assert "got 1 NaN or infinite values, the first in row 3" in refused.stderr
     assert refused.stderr.count("\n") == 1
     result = run("decompose", path, "--nan-policy", "omit", "--json")
     assert result.returncode == 0

@@ -273,7 +273,11 @@ TABLES = [
     (lambda t: t.assign(value=t["value"] > 0), DataError, "hold real numbers; got dtype bool"),
     (lambda t: t.assign(value=t["value"] + 1j), DataError, "dtype complex"),
     (lambda t: t.assign(init=t["init"].where(t["init"] != 1)), DataError, "name every row"),
-    (lambda t: t.assign(init=t["init"].astype(object).where(t["init"] != 1, "1")), DataError, "labels of one type"),
+    (
+        lambda t: t.assign(init=t["init"].astype(object).where(t["init"] != 1, "1")),
+        DataError,
+        "not mix text with other labels",
+    ),
     (lambda t: t.assign(value=np.nan), DataError, "NaN"),
 ]
 
@@ -293,7 +297,7 @@ def test_one_seed_that_drives_two_sources_is_found():
 def test_a_source_that_is_the_student_is_not_told_from_the_residual():
     table = long_form(cube(r=1)).assign(data=lambda t: t["teacher"] + t["init"].astype(str))
     with pytest.raises(EstimationError, match="`data` must have a level with 2 outputs to tell its variance"):
-        kd.decompose_sources(table.drop(columns="replicate"), ["teacher", "data"], replicate=None)
+        kd.decompose_sources(table.drop(columns=["replicate", "init"]), ["teacher", "data"], replicate=None)
 
 
 def test_a_saturated_table_is_refused():
