@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BayesianLinearStudent": "kdstats.problem",
     "BayesianStudent": "kdstats.problem",
+    "ClassComponents": "kdstats.components.classes",
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
@@ -41,6 +42,7 @@ _HOMES = {
     "equality_test": "kdstats.hypotest",
     "equivalence_test": "kdstats.hypotest",
     "decompose": "kdstats.observation.table",
+    "decompose_classes": "kdstats.observation.classes",
     "decompose_sources": "kdstats.observation.crossed",
     "estimate_components": "kdstats.components.estimation",
     "homogeneity_test": "kdstats.hypotest",
@@ -67,6 +69,7 @@ __all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from kdstats import errors as errors
+    from kdstats.components.classes import ClassComponents as ClassComponents
     from kdstats.components.estimation import estimate_components as estimate_components
     from kdstats.components.result import VarianceComponents as VarianceComponents
     from kdstats.components.sources import SourceComponents as SourceComponents
@@ -88,6 +91,7 @@ if TYPE_CHECKING:
         sequential_test as sequential_test,
         student_mse as student_mse,
     )
+    from kdstats.observation.classes import decompose_classes as decompose_classes
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.table import decompose as decompose
     from kdstats.prediction.bayes import sample_students as sample_students

@@ -328,6 +328,50 @@ def decompose(
     _print_components(result, out=out, name="observed", as_json=as_json)
 
 
+@application.command("decompose-classes")
+def decompose_classes(
+    table: Annotated[Path, typer.Argument(help="CSV with columns student, replicate, point and predicted classes.")],
+    *,
+    kind: Annotated[str, typer.Option(help="probabilities (a column per class) or labels.")] = "probabilities",
+    classes: Annotated[
+        str | None, typer.Option(help="Columns of probabilities, as a,b,c or a pattern; or all labels there are.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Column of labels.")] = "label",
+    student: Annotated[str, typer.Option(help="Column of students.")] = "student",
+    replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
+    point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    unit: Annotated[str, typer.Option(help="Unit of entropy: nats or bits.")] = "nats",
+    sum_tolerance: Annotated[float, typer.Option(help="How far from 1 probabilities may sum.")] = 1e-6,
+    nan_policy: Annotated[str, typer.Option(help="raise or omit.")] = "raise",
+    allow_duplicates: Annotated[bool, typer.Option("--allow-duplicates", help="Accept students that copy others.")] = (
+        False
+    ),
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Split the Gini index and entropy of predicted classes into parts between and within students."""
+    from kdstats.cli.classes import decompose_class_table
+    from kdstats.cli.tables import read_long_table
+
+    _prepare(out)
+    text = decompose_class_table(
+        read_long_table(table),
+        kind=kind,
+        classes=classes,
+        label=label,
+        student=student,
+        replicate=replicate,
+        point=point,
+        unit=unit,
+        sum_tolerance=sum_tolerance,
+        nan_policy=nan_policy,
+        allow_duplicates=allow_duplicates,
+        out=out,
+        as_json=as_json,
+    )
+    typer.echo(text)
+
+
 def _study(study: Any, *, out: Path, seed: int | None, as_json: bool) -> None:
     from kdstats.cli.presentation import study_json, study_text
     from kdstats.study import run_study
