@@ -35,7 +35,7 @@ COMPONENTS = GINI + ENTROPY
 UNITS = {"nats": 1.0, "bits": float(np.log(2.0))}
 WIDTH = 98
 #: Students below which the measured coverage of 95% intervals falls short.
-FEW_STUDENTS = 20
+FEW_STUDENTS = 30
 #: Rounding of sums of probabilities.
 ROUNDING = 1e-13
 #: Bias left, in standard errors, at which an interval of coverage 95% covers 92%.
@@ -334,8 +334,8 @@ def _doubts(mean: ClassComponents, *, known: bool, estimated: bool) -> list[str]
             )
     if 3 <= n < FEW_STUDENTS:
         doubts.append(
-            f"{n} students: intervals of every component may not cover; with 5 students those of 95% were seen to "
-            "cover as little as 59% (two labels each) and 89% (known probabilities): see the theory page 'Class "
+            f"{n} students: intervals of every component may not cover; those of 95% were seen to cover as little as "
+            "72% (5 students of two labels), 89% (5 of known probabilities) and 91% (20): see the theory page 'Class "
             "predictions'"
         )
     return doubts
@@ -363,7 +363,7 @@ def _remarks(result: ClassComponents, mean: ClassComponents, below: Mapping[str,
     if mean.total.item() > top - 2 * mean.standard_error.sel(component="total").item():
         remarks.append(
             "The total is close to its maximum, all classes equally likely, where its first-order variance vanishes: "
-            "intervals of total and total_entropy are rough there (coverage of 91% to 99% was seen)."
+            "intervals of total and total_entropy are rough there (coverage of 89% to 99% was seen)."
         )
     if n_points > 1:
         remarks.append("Averages leave out one student at a time, at all points: correlated points count as such.")
