@@ -15,6 +15,7 @@ from kdstats.cli import main
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGES = (
+    "how-to/class-predictions.md",
     "how-to/compare.md",
     "how-to/observe.md",
     "how-to/predict.md",
