@@ -193,6 +193,8 @@ def _class_columns(frame: pd.DataFrame, keys: list[str], classes: Any) -> list[A
         raise invalid("classes", "be a pattern or a sequence of names of columns", classes, DataError)
     if len(set(columns)) < len(columns):
         raise invalid("classes", "name each column once", columns, DataError)
+    if not columns:
+        raise invalid("classes", "be at least 2 columns of probabilities", "none", DataError)
     return columns
 
 

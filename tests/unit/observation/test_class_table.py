@@ -176,6 +176,12 @@ def test_bits_and_names():
     )
 
 
+def test_a_column_of_lists_holds_all_classes():
+    frame = long()
+    lists = frame[["student", "point"]].assign(p=frame[["a", "b", "c"]].to_numpy().tolist())
+    np.testing.assert_allclose(decompose(lists).estimate, decompose().estimate, rtol=1e-12)
+
+
 def test_result_says_it_in_rows_and_in_print():
     answer = decompose()
     frame = answer.to_dataframe()
@@ -296,6 +302,8 @@ NEGATIVE[2, 1] = [1.1, -0.1, 0.0]
         (long(), {"classes": ["a", "z"]}, DataError, "name columns that are not keys .* got z"),
         (long(), {"classes": ["a", "a"]}, DataError, "name each column once"),
         (long(), {"classes": ["a"]}, DataError, "at least 2 columns"),
+        (long(), {"classes": []}, DataError, "at least 2 columns of probabilities; got none"),
+        (long()[["student", "point"]], {}, DataError, "at least 2 columns of probabilities; got none"),
         (long(), {"classes": 4}, DataError, "pattern or a sequence"),
         (long(), {"kind": "logits"}, ProblemError, "`kind` must be one of probabilities, labels"),
         (long(), {"unit": "hartley"}, ProblemError, "`unit` must be one of nats, bits"),
