@@ -28,6 +28,7 @@ _HOMES = {
     "LinearStudent": "kdstats.problem",
     "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
+    "Plan": "kdstats.planning",
     "Seeds": "kdstats.streams",
     "SequentialRatioTest": "kdstats.hypotest",
     "SequentialTest": "kdstats.hypotest",
@@ -52,6 +53,7 @@ _HOMES = {
     "observe": "kdstats.engine",
     "observe_until_decided": "kdstats.study",
     "ordering_test": "kdstats.hypotest",
+    "plan": "kdstats.planning",
     "predict": "kdstats.engine",
     "predict_grid": "kdstats.prediction.closed_form",
     "predictive_calibration": "kdstats.prediction.conjugate",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from kdstats.observation.classes import decompose_classes as decompose_classes
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.table import decompose as decompose
+    from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration

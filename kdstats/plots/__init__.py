@@ -8,6 +8,7 @@ from kdstats.plots.against_noise import components_against_noise
 from kdstats.plots.against_responses import components_against_responses
 from kdstats.plots.by_source import variance_by_source
 from kdstats.plots.convergence import convergence
+from kdstats.plots.frontier import frontier
 from kdstats.plots.mse_distribution import mse_distribution
 from kdstats.plots.predicted_against_observed import predicted_against_observed
 
@@ -15,6 +16,7 @@ __all__ = [
     "components_against_noise",
     "components_against_responses",
     "convergence",
+    "frontier",
     "mse_distribution",
     "predicted_against_observed",
     "variance_by_source",
