@@ -35,6 +35,22 @@ CSV_FLAGS = (
     "penalty",
     "test_fraction",
 )
+PLAN_FLAGS = (
+    "budget",
+    "prompt_cost",
+    "response_cost",
+    "training_cost",
+    "n_students",
+    "interval_ratio",
+    "equivalence_margin",
+    "detectable_ratio",
+    "power",
+    "max_inputs",
+    "max_responses",
+    "criterion",
+    "misfit_variance",
+    "pilot",
+)
 
 
 class InterruptedByUserError(Exception):
@@ -369,6 +385,63 @@ def decompose_classes(
         out=out,
         as_json=as_json,
     )
+    typer.echo(text)
+
+
+@application.command()
+def plan(
+    study: StudyFile = None,
+    *,
+    csv: Csv = None,
+    target: Target = None,
+    teacher_mean: TeacherMean = None,
+    noise_variance: Noise = None,
+    features: Features = None,
+    n_responses: Responses = None,
+    strategy: Strategy = None,
+    penalty: Penalty = None,
+    test_fraction: TestFraction = None,
+    budget: Annotated[float | None, typer.Option(help="Most that may be spent.")] = None,
+    goal: Annotated[
+        float | None, typer.Option(help="Largest variance (or squared error) that will do, in place of --budget.")
+    ] = None,
+    prompt_cost: Annotated[float, typer.Option(help="Price of one more input.")] = 0.0,
+    response_cost: Annotated[float, typer.Option(help="Price of one response.")],
+    training_cost: Annotated[float, typer.Option(help="Price of training one student.")] = 0.0,
+    n_students: Annotated[int | None, typer.Option(help="Students to train, each on responses of its own.")] = None,
+    interval_ratio: Annotated[
+        float | None, typer.Option(help="As many students as a 95% interval with this upper/lower ratio needs.")
+    ] = None,
+    equivalence_margin: Annotated[
+        float | None, typer.Option(help="As many students as the equivalence test with this margin needs.")
+    ] = None,
+    detectable_ratio: Annotated[
+        float | None, typer.Option(help="As many students as the equality test needs to see this ratio.")
+    ] = None,
+    power: Annotated[float, typer.Option(help="Probability that the test succeeds.")] = 0.8,
+    max_inputs: Annotated[int | None, typer.Option(help="Most inputs.")] = None,
+    max_responses: Annotated[int | None, typer.Option(help="Most responses to an input.")] = None,
+    criterion: Annotated[str | None, typer.Option(help="inter_student or mse.")] = None,
+    misfit_variance: Annotated[float | None, typer.Option(help="Variance that students cannot fit, with mse.")] = None,
+    pilot: Annotated[
+        int | None, typer.Option(help="Noise variance and means are estimates from this many responses to each input.")
+    ] = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for plan.json and frontier.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a budget should buy: how many inputs, responses to each, and students."""
+    flags = locals()
+    from kdstats.cli.planning import plan_study
+
+    loaded = _load(study, csv, flags).with_run(seed=seed)
+    _prepare(out)
+    options = {name: flags[name] for name in PLAN_FLAGS} | {"target": goal}
+    with _progress("planning") as say:
+        say("planning")
+        text = plan_study(loaded, out=out, as_json=as_json, options=options)
+    if out is not None:
+        typer.echo(f"wrote {out / 'plan.json'} and {out / 'frontier.png'}", err=True)
     typer.echo(text)
 
 

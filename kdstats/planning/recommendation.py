@@ -168,7 +168,7 @@ def plan(
     >>> import kdstats as kd
     >>> problem = kd.catalog.intercept_only(noise_variance=4.0, n_inputs=20)
     >>> result = kd.plan(problem, budget=100, prompt_cost=0, response_cost=1)
-    >>> result.n_inputs, result.n_responses, result.inter_student
+    >>> result.n_inputs, result.n_responses, round(result.inter_student, 6)
     (100, 1, 0.04)
     """
     student = _covered(problem)
@@ -236,7 +236,7 @@ def _covered(problem: DistillationProblem) -> LinearStudent:
     for what, there in (
         ("weights", student.weights is not None),
         ("a working covariance", student.covariance is not None),
-        ("gradient steps", student.training is not None),
+        ("gradient steps (without `training` it plans for the student they lead to)", student.training is not None),
         ("minimum_norm", student.minimum_norm),
         ("the strategy 'variance_weighting'", design.strategy == "variance_weighting"),
         ("several generations", design.n_generations > 1),

@@ -45,7 +45,7 @@ def frontier(plan: Plan, *, unit: str | None = None) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Left: the frontier over cost, some designs labelled inputs × responses, with the interval that a pilot leaves.
+        Left: the frontier over cost, some designs labelled inputs x responses, with the interval that a pilot leaves.
         Right: value against responses per input at one price; with unequal noise, against the number of inputs.
     """
     if not isinstance(plan, Plan):
@@ -77,7 +77,7 @@ def _draw_frontier(axes: Axes, plan: Plan, what: str) -> None:
     cost, value = table["cost"].to_numpy(), table[what].to_numpy()
     axes.plot(cost, value, color=BLUE, marker="o", ms=4, gid="frontier")
     for row in np.unique(np.linspace(0, len(table) - 1, N_LABELLED).round().astype(int)):
-        text = f"{table['n_inputs'].iloc[row]} × {table['n_responses'].iloc[row]:.3g}"
+        text = f"{table['n_inputs'].iloc[row]} x {table['n_responses'].iloc[row]:.3g}"
         axes.annotate(text, (cost[row], value[row]), xytext=(5, 5), textcoords="offset points", fontsize=9, color=INK)
     shown = [*value, plan.value]
     if plan.value_interval is not None:
@@ -85,9 +85,9 @@ def _draw_frontier(axes: Axes, plan: Plan, what: str) -> None:
         axes.plot([plan.cost, plan.cost], [low, high], color=VERMILLION, marker="_", ms=9, gid="interval")
         shown += [low, high]
     axes.plot([plan.cost], [plan.value], color=VERMILLION, marker="D", ls="", ms=7, zorder=3, gid="recommended")
-    scale_axis(axes, "x", [*cost, plan.cost], log=wants_log(cost) or cost.min() > 0, margin=0.1)
+    scale_axis(axes, "x", [*cost, plan.cost], log=wants_log(cost) or cost.min() > 0, margin=0.16)
     scale_axis(axes, "y", shown, log=wants_log(shown))
-    axes.set_title("inputs × responses to each, by cost")
+    axes.set_title("inputs x responses to each, by cost")
 
 
 def _draw_same_money(axes: Axes, plan: Plan, what: str) -> None:

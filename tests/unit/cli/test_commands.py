@@ -347,3 +347,35 @@ def test_network_students_are_predicted_by_either_theory(tmp_path):
     refused = run("predict", study, "--engine", "wide_network", "--n-students", 50)
     assert refused.returncode == 2
     assert "`--n-students` must be left out without --engine monte_carlo or linear_response" in refused.stderr
+def test_plan_prints_a_sentence_or_json_and_writes_both_files(study, tmp_path):
+    flags = ("plan", study, "--budget", 900, "--prompt-cost", 5, "--response-cost", 1)
+    out = tmp_path / "out"
+    finished = run(*flags, "--out", out)
+    assert finished.returncode == 0
+    assert "Ask the teacher about" in finished.stdout
+    assert "planning" in finished.stderr
+    told = json.loads(run(*flags, "--json").stdout)
+    assert told == json.loads((out / "plan.json").read_text())
+    assert told["cost"] <= 900
+    assert (out / "frontier.png").read_bytes()[:4] == b"\x89PNG"
+    goal = json.loads(run("plan", study, "--goal", told["value"], *flags[4:], "--json").stdout)
+    assert goal["cost"] <= told["cost"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--budget", 3, "--response-cost", 1), "`budget` must be at least"),
+        (("--budget", 900), "Missing option '--response-cost'"),
+        (("--response-cost", 1), "`budget` must be given"),
+        (("--budget", 900, "--response-cost", 1, "--pilot", 1), "`pilot` must be at least 2"),
+        (("--budget", 900, "--response-cost", 1, "--target", "y"), "`--target` must go with --csv"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_line(study, flags, message):
+    finished = run("plan", study, *flags)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stderr.count("\n") <= 2  # "planning ..." and the error
+    assert not finished.stdout

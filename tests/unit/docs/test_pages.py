@@ -18,6 +18,7 @@ PAGES = (
     "how-to/class-predictions.md",
     "how-to/compare.md",
     "how-to/observe.md",
+    "how-to/plan-a-budget.md",
     "how-to/predict.md",
     "how-to/predict-a-network.md",
     "how-to/report.md",
