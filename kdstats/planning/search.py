@@ -21,7 +21,7 @@ ALL_TRIED = 100_000
 MOST_INPUTS, ENDLESS = 10**12, 1e15
 #: For students whose variance need not fall with the number of inputs: numbers of inputs that are all tried, and the
 #: ratio beyond; numbers of responses kept as rows that are all tried, and the ratio beyond.
-INPUTS_TRIED, INPUT_RATIO, ROWS_TRIED, ROW_RATIO = 2_000, 1.002, 40, 1.05
+INPUTS_TRIED, INPUT_RATIO, ROWS_TRIED, ROW_RATIO = 2_000, 1.002, 40, 1.1
 #: The same for numbers of inputs where numbers of rows are tried too.
 FEW_INPUTS, FEW_RATIO = 200, 1.01
 

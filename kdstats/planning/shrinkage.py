@@ -57,6 +57,8 @@ class RidgeLaw:
         V'ΓV.
     slopes : (R, G, p, q) ndarray
         V'β of q outputs.
+    tables, curves : dict
+        What was computed for a penalty, kept.
     """
 
     n_available: int
@@ -70,6 +72,7 @@ class RidgeLaw:
     coupling: FloatArray
     slopes: FloatArray
     tables: dict[float, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+    curves: dict[float, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def n_coefficients(self) -> int:
@@ -94,14 +97,13 @@ class RidgeLaw:
     def factors(self, n_inputs: Any, n_responses: Any) -> Factors:
         """Return the factors at n inputs with k responses each, interpolated between the drawn numbers of inputs."""
         n, k = np.broadcast_arrays(np.asarray(n_inputs, dtype=np.float64), np.asarray(n_responses, dtype=np.float64))
-        noise, bias, place = np.empty(n.shape), np.empty(n.shape), np.log(self.sizes)
+        noise, bias = np.empty(n.shape), np.empty(n.shape)
         for value in np.unique(k) if self.as_rows else [1.0]:
             chosen = k == value if self.as_rows else np.ones(n.shape, dtype=bool)
-            weight, error = (table.mean(axis=0) for table in self._table(self.penalty / value))
+            log_weight, error = self._curves(self.penalty / value)
             where = np.log(np.minimum(n[chosen], MOST))
-            smooth = scipy.interpolate.PchipInterpolator
-            noise[chosen] = np.exp(smooth(place, np.log(weight))(where)) * np.minimum(1.0, MOST / n[chosen])
-            bias[chosen] = smooth(place, error)(where)
+            noise[chosen] = np.exp(log_weight(where)) * np.minimum(1.0, MOST / n[chosen])
+            bias[chosen] = error(where)
         return Factors(noise=noise, bias=bias)
 
     def standard_error(self, n: int, k: int, *, variance: float, with_bias: bool) -> float:
@@ -110,6 +112,14 @@ class RidgeLaw:
         nearest = int(np.argmin(np.abs(np.log(self.sizes) - np.log(n))))
         drawn = variance * weight[:, nearest] + (error[:, nearest] if with_bias else 0.0)
         return float(np.std(drawn, ddof=1) / np.sqrt(drawn.size))
+
+    def _curves(self, penalty: float) -> tuple[Any, Any]:
+        """Return averages over the draws as curves over log n: of log label weights, and of the bias."""
+        if penalty not in self.curves:
+            weight, error = (table.mean(axis=0) for table in self._table(penalty))
+            place, smooth = np.log(self.sizes), scipy.interpolate.PchipInterpolator
+            self.curves[penalty] = smooth(place, np.log(weight)), smooth(place, error)
+        return self.curves[penalty]
 
     def _table(self, penalty: float) -> tuple[FloatArray, FloatArray]:
         """Return label weights and bias, shape (R, G), for one penalty."""

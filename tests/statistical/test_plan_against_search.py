@@ -21,7 +21,7 @@ import scipy.stats
 import kdstats as kd
 
 BAR, Z, LARGEST_SE = 0.02, scipy.stats.norm.ppf(0.999), 0.003
-N_AT_HAND, N_DRAWS, AT_ONCE = 500, 4000, 500
+N_AT_HAND, N_DRAWS, AT_ONCE = 500, 3000, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ POPULATIONS = {
     "misfit, two outputs": Population(budget=1000, prompt=10, misfit=0.5, n_outputs=2, p=4),
     "misfit and correlation": Population(budget=900, prompt=6, misfit=0.3, rho=0.15, noise=9.0, p=2),
     "ridge": Population(budget=450, prompt=6, penalty=20.0, misfit=0.3, p=5),
-    "ridge, rows kept": Population(budget=130, prompt=5, penalty=20.0, misfit=0.1, p=3, strategy="multi_response"),
+    "ridge, rows kept": Population(budget=110, prompt=5, penalty=20.0, misfit=0.1, p=3, strategy="multi_response"),
     "noise shared across inputs": Population(budget=500, prompt=8, rho=0.1, shared=0.2, p=2),
     "dear responses": Population(budget=800, prompt=1, response=8, p=2, misfit=1.0, noise=1.0),
 }

@@ -121,7 +121,7 @@ def test_mean_squared_error_is_the_default_for_ridge_students():
 def test_ridge_targets_and_rows():
     for strategy in ("averaging", "multi_response"):
         ridge = problem(penalty=5.0, strategy=strategy)
-        bought = kd.plan(ridge, budget=400, **PRICES)
+        bought = kd.plan(ridge, budget=200, **PRICES)
         result = kd.plan(ridge, target=bought.value, **PRICES)
         assert result.value <= bought.value
         assert result.cost <= bought.cost * 1.02  # numbers of inputs are searched on a grid of ratio 1.01
