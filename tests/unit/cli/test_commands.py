@@ -347,6 +347,8 @@ def test_network_students_are_predicted_by_either_theory(tmp_path):
     refused = run("predict", study, "--engine", "wide_network", "--n-students", 50)
     assert refused.returncode == 2
     assert "`--n-students` must be left out without --engine monte_carlo or linear_response" in refused.stderr
+
+
 def test_plan_prints_a_sentence_or_json_and_writes_both_files(study, tmp_path):
     flags = ("plan", study, "--budget", 900, "--prompt-cost", 5, "--response-cost", 1)
     out = tmp_path / "out"
