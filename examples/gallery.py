@@ -3,8 +3,8 @@
     python examples/gallery.py --out out/gallery
 
 A linear teacher with noise of half the target's variance, five responses averaged, linear students. Writes one small
-PNG for each of demo, predict, observe, compare, decompose and report, and for variance by source; docs/gallery.md shows
-them.
+PNG for each of demo, predict, observe, compare, decompose, plan and report, and for variance by source;
+docs/gallery.md shows them.
 """
 
 from __future__ import annotations
@@ -101,6 +101,11 @@ class Gallery:
         """Draw the components of a table of predictions, point by point."""
         return draw_table(kd.decompose(self.table()), unit=self.setting.unit)
 
+    def plan(self) -> Figure:
+        """Draw what budgets buy where a prompt costs three responses and responses are a little correlated."""
+        problem = self.problem.with_teacher(response_correlation=0.05)
+        return plots.frontier(kd.plan(problem, budget=3000, prompt_cost=3, response_cost=1), unit=self.setting.unit)
+
     def report(self) -> Figure:
         """Draw the predicted law of one student's test error over the test errors of trained students."""
         target = self.setting.target
@@ -140,6 +145,7 @@ VERBS: dict[str, Callable[[Gallery], Figure]] = {
     "observe": Gallery.observe,
     "compare": Gallery.compare,
     "decompose": Gallery.decompose,
+    "plan": Gallery.plan,
     "report": Gallery.report,
     "sources": Gallery.sources,
 }

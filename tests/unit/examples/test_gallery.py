@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
-VERBS = ("demo", "predict", "observe", "compare", "decompose", "report", "sources")
+VERBS = ("demo", "predict", "observe", "compare", "decompose", "plan", "report", "sources")
 #: Bytes beyond which a picture is not small.
 SMALL = 60_000
 
