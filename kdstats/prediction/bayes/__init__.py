@@ -3,6 +3,7 @@
 from kdstats.prediction.bayes.components import Diagnostics
 from kdstats.prediction.bayes.engine import SampledStudents, observe, predict, sample_students
 from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting
+from kdstats.prediction.bayes.simulation import SimulationCalibration, simulation_calibration
 
 __all__ = [
     "ADVI",
@@ -11,7 +12,9 @@ __all__ = [
     "Laplace",
     "Reweighting",
     "SampledStudents",
+    "SimulationCalibration",
     "observe",
     "predict",
     "sample_students",
+    "simulation_calibration",
 ]

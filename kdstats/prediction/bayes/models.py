@@ -142,6 +142,7 @@ def conjugate_stack(problem: DistillationProblem, *, labels: FloatArray, within:
         predictive=predictive,
         derived=derived,
         averages=True,
+        observed={"score": "scores"} | ({} if known is not None or freedom <= 0.0 else {"squares": "residual_squares"}),
     )
 
 
@@ -208,6 +209,7 @@ def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: 
         build=build,
         predictive=predictive,
         derived=derived,
+        observed={"labels": "response"},
     )
 
 

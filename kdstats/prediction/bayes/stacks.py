@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Stack:
     averages : bool
         Whether the mean of the arrays over students is the data of a typical student (sufficient statistics), or
         not (labels, whose mean is less noisy than any student's).
+    observed : mapping
+        Array to the observed variable that it is the value of; empty for models that cannot be simulated.
     """
 
     arrays: Mapping[str, FloatArray]
@@ -62,6 +64,7 @@ class Stack:
     predictive: Callable[[Draws], Predictive]
     derived: Callable[[Draws], Mapping[str, tuple[tuple[str, ...], FloatArray]]] = lambda draws: {}
     averages: bool = False
+    observed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_students(self) -> int:

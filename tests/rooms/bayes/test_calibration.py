@@ -53,3 +53,42 @@ def test_bad_input():
         kd.predictive_calibration(pose("single"), levels=[1.0])
     with pytest.raises(kd.errors.ProblemError, match="`n_students` must be at least 2"):
         kd.predictive_calibration(pose("single"), n_students=1)
+
+
+def small(student):
+    X = np.random.default_rng(1).normal(size=(15, 2))
+    return kd.DistillationProblem(teacher=kd.GaussianTeacher(X, np.zeros(15)), student=student, design=kd.Design(X[:2]))
+
+
+PROPER = kd.BayesianLinearStudent(noise_shape=4.0, noise_scale=3.0)
+
+
+@pytest.mark.slow
+def test_ranks_are_uniform_and_a_wrong_model_is_rejected():
+    from kdstats.prediction.bayes import simulation_calibration
+
+    right = simulation_calibration(small(PROPER), rng=1)
+    assert right.uniform, right.summary()
+    wrong = simulation_calibration(  # told that coefficients scatter half as far as they do
+        small(PROPER).with_student(prior_variance=0.1), truth=small(PROPER), rng=1
+    )
+    assert not wrong.uniform, wrong.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gaussian", "student_t", "hierarchical"])
+def test_ranks_are_uniform_for_every_model(model):
+    from kdstats.prediction.bayes import NUTS, simulation_calibration
+
+    groups = {"groups": np.arange(15) % 3, "query_groups": [0, 1]} if model == "hierarchical" else {}
+    problem = small(kd.BayesianStudent(model=model, **groups))
+    method = NUTS(draws=800, tune=1000, target_accept=0.9)
+    found = simulation_calibration(problem, n_simulations=150, rng=3, method=method)
+    assert found.uniform, found.summary()
+
+
+def test_improper_priors_have_nothing_to_simulate():
+    from kdstats.prediction.bayes import simulation_calibration
+
+    with pytest.raises(kd.errors.ProblemError, match="`student` must have a proper prior"):
+        simulation_calibration(small(kd.BayesianLinearStudent()))

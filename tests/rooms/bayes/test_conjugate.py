@@ -1,6 +1,8 @@
 """Bayesian linear students in closed form: against formulas, quadrature without conjugacy, and exact simulation."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -479,3 +481,15 @@ def test_a_study_refuses_other_engines(tmp_path):
         kd.errors.ProblemError, match=r"`run.observe` must be out of .*conjugate.*BayesianLinearStudent"
     ):
         run_study(Study.from_toml(path))
+
+
+def test_the_page_on_bayesian_students_runs(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "bayesian-students.md").read_text(encoding="utf-8")
+    space: dict = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "bayesian-students.md", "exec"), space)
+    shown = capsys.readouterr().out
+    assert "of parameter uncertainty and" in shown
+    assert shown.count("Calibration of 500 students") == 2
