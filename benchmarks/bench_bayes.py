@@ -1,6 +1,6 @@
 """Bayesian students: all in one PyMC model against one `pm.sample` call each, and one fit reweighted.
 
-Run ``python benchmarks/bench_bayes.py``: ratios measured side by side in one run. The separate calls are timed on some
+Run ``python benchmarks/bench_bayes.py``: ratios of CPU time measured side by side in one run. The separate calls are timed on some
 of the students and scaled to all of them; each builds its model anew, as a loop over students does, with the same
 chains and draws, and sees every label. Compiled code is on disk before the clock starts, for every side.
 """
@@ -20,13 +20,13 @@ from kdstats.prediction.bayes.models import stack_of
 from kdstats.prediction.bayes.posteriors import quiet, sample
 from kdstats.prediction.bayes.reweighting import reweight
 
-N_STUDENTS, N_INPUTS, N_FEATURES, N_SEPARATE = 200, 404, 13, 4
+N_STUDENTS, N_INPUTS, N_FEATURES, N_SEPARATE = 200, 404, 13, 2
 METHOD = NUTS(draws=500, tune=500, chains=4)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each way, and the error each leaves in the posterior means (in posterior standard deviations)."""
+    """CPU seconds of each way, and the error each leaves in the posterior means (in posterior standard deviations)."""
 
     separate: float
     stacked: float
@@ -68,16 +68,16 @@ def measure() -> Timing:
     sample(stack.take(slice(2)), warm, seed=0)
     sample(stack.pilot(), warm, seed=0)
     separate_call(X, responses[0, 0, :, 0], 0)
-    started = time.perf_counter()
+    started = time.process_time()
     for student in range(N_SEPARATE):
         separate_call(X, responses[student, 0, :, 0], student)
-    separate = (time.perf_counter() - started) * N_STUDENTS / N_SEPARATE
-    started = time.perf_counter()
+    separate = (time.process_time() - started) * N_STUDENTS / N_SEPARATE
+    started = time.process_time()
     moments = moments_of(stack, sample(stack, METHOD, seed=1))
-    stacked = time.perf_counter() - started
-    started = time.perf_counter()
+    stacked = time.process_time() - started
+    started = time.process_time()
     found = reweight(stack, Reweighting(nuts=METHOD, refit=True), seed=1)
-    reweighted = time.perf_counter() - started
+    reweighted = time.process_time() - started
     scale = np.sqrt(moments.parameter)
     return Timing(
         separate=separate,

@@ -163,6 +163,7 @@ def predict(
 ) -> None:
     """Predict the variance components before any student is trained."""
     from kdstats.engine import predict as predict_components
+    from kdstats.problem.bayesian import BayesianLinearStudent
     from kdstats.problem.student import NetworkStudent
 
     loaded = _load(study, csv, locals()).with_run(seed=seed)
@@ -178,6 +179,10 @@ def predict(
         options["rng"] = loaded.run.seed
         if n_students is not None and engine in (None, "linear_response"):
             options["n_students"] = n_students
+    if engine in (None, "conjugate", "pymc") and isinstance(setting.problem.student, BayesianLinearStudent):
+        options |= {"rng": loaded.run.seed, "noise_law": loaded.run.noise_law}
+        if engine != "pymc" or n_students is not None:
+            options["n_students"] = loaded.run.n_simulated if n_students is None else n_students
     if n_students is not None and "n_students" not in options:
         raise invalid("--n-students", "be left out without --engine monte_carlo or linear_response", n_students)
     _prepare(out)
@@ -547,6 +552,8 @@ def _print_components(result: Any, *, out: Path | None, name: str, as_json: bool
         result.to_netcdf(out / f"{name}.nc")
         typer.echo(f"wrote {out / f'{name}.nc'}", err=True)
     typer.echo(json.dumps(components_json(result), indent=1) if as_json else result.summary())
+    if result.attrs.get("unreliable"):
+        raise typer.Exit(EXIT["undecided"])
 
 
 @contextmanager

@@ -166,7 +166,7 @@ class RunTable(_Table):
     n_simulated: int = Field(20_000, ge=2)
     seed: int = Field(1, ge=0)
     noise_law: str = "gaussian"
-    observe: list[Literal["linear", "networks", "conjugate"]] | None = None
+    observe: list[Literal["linear", "networks", "conjugate", "pymc"]] | None = None
     equivalence_margin: float = Field(1.5, gt=1.0)
     confidence_level: float = Field(0.95, gt=0.0, lt=1.0)
     sweep_responses: list[int] = []

@@ -213,9 +213,13 @@ def _engines(study: Study, problem: DistillationProblem) -> list[str]:
     if isinstance(problem.student, BayesianLinearStudent):
         default = ["conjugate"]
     chosen = study.run.observe if study.run.observe else default
-    wrong = [engine for engine in chosen if (engine == "conjugate") != (default == ["conjugate"])]
+    wrong = [engine for engine in chosen if (engine in ("conjugate", "pymc")) != (default == ["conjugate"])]
     if wrong:
-        raise invalid("run.observe", f"be out of {default} for a {type(problem.student).__name__}", list(chosen))
+        raise invalid(
+            "run.observe",
+            f"be out of {default + ['pymc'] * ('conjugate' in default)} for a {type(problem.student).__name__}",
+            list(chosen),
+        )
     if not isinstance(problem.student, LinearStudent) and "linear" in chosen:
         raise invalid("run.observe", "be ['networks'] for a network student", list(chosen))
     return list(dict.fromkeys(chosen))

@@ -1,5 +1,6 @@
 """Bayesian linear students in closed form: against formulas, quadrature without conjugacy, and exact simulation."""
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -493,3 +494,25 @@ def test_the_page_on_bayesian_students_runs(capsys):
     shown = capsys.readouterr().out
     assert "of parameter uncertainty and" in shown
     assert shown.count("Calibration of 500 students") == 2
+
+
+def command(*words):
+    from typer.testing import CliRunner
+
+    from kdstats.cli.application import application
+
+    return CliRunner().invoke(application, list(words))
+
+
+def test_the_command_predicts_and_marks_what_is_unreliable(tmp_path, monkeypatch):
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.replace("PRIOR", '"evidence"'))
+    done = command("predict", str(path), "--n-students", "300")
+    assert done.exit_code == 0, done.output
+    assert "simulated" in done.output
+    marked = kd.predict(pose(kd.BayesianLinearStudent()))
+    marked = dataclasses.replace(marked, attrs={**marked.attrs, "unreliable": ("inter_student",)})
+    monkeypatch.setattr("kdstats.engine.observe", lambda *args, **options: marked)
+    done = command("observe", str(path))
+    assert done.exit_code == 4
+    assert "UNRELIABLE: inter_student" in done.output
