@@ -1,8 +1,8 @@
 """Bayesian students: all in one PyMC model against one `pm.sample` call each, and one fit reweighted.
 
-Run ``python benchmarks/bench_bayes.py``: ratios of CPU time measured side by side in one run. The separate calls are timed on some
-of the students and scaled to all of them; each builds its model anew, as a loop over students does, with the same
-chains and draws, and sees every label. Compiled code is on disk before the clock starts, for every side.
+Run ``python benchmarks/bench_bayes.py``: ratios of CPU time, measured side by side in one run. The separate calls are
+timed on some of the students and scaled to all of them; each builds its model anew, as a loop over students does, with
+the same chains and draws, and sees every label. Compiled code is on disk before the clock starts, for every side.
 """
 
 from __future__ import annotations

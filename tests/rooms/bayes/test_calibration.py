@@ -75,18 +75,6 @@ def test_ranks_are_uniform_and_a_wrong_model_is_rejected():
     assert not wrong.uniform, wrong.summary()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["gaussian", "student_t", "hierarchical"])
-def test_ranks_are_uniform_for_every_model(model):
-    from kdstats.prediction.bayes import NUTS, simulation_calibration
-
-    groups = {"groups": np.arange(15) % 3, "query_groups": [0, 1]} if model == "hierarchical" else {}
-    problem = small(kd.BayesianStudent(model=model, **groups))
-    method = NUTS(draws=800, tune=1000, target_accept=0.9)
-    found = simulation_calibration(problem, n_simulations=150, rng=3, method=method)
-    assert found.uniform, found.summary()
-
-
 def test_improper_priors_have_nothing_to_simulate():
     from kdstats.prediction.bayes import simulation_calibration
 

@@ -262,6 +262,25 @@ def test_models_keep_their_names_and_work_with_arviz(model):
 
 
 @pytest.mark.slow
+def test_a_horseshoe_on_too_few_draws_is_returned_marked():
+    """Four coefficients, one of them large: the prior leaves it alone and shrinks the others; 200 draws are too few."""
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    problem = kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(X, 3.0 * X[:, 0], noise_variance=0.5),
+        student=kd.BayesianStudent(model="horseshoe", prior_variance=10.0),
+        design=kd.Design(np.eye(4)),
+    )
+    with pytest.warns(ConvergenceWarning, match="are unreliable"):
+        found = sample_students(
+            problem, n_students=3, rng=1, method=NUTS(draws=100, tune=400, chains=2, target_accept=0.95)
+        )
+    assert found.components.attrs["unreliable"] == ("inter_student", "intra_student", "total")
+    slopes = np.abs(found.inference_data.posterior["coefficient"].mean(("chain", "draw", "student")).values)
+    assert slopes[0] > 2.0
+    assert (slopes[1:] < 0.5).all()
+
+
+@pytest.mark.slow
 def test_the_engine_is_registered_for_both_verbs_and_repeats_itself():
     problem = pose(kd.BayesianLinearStudent(noise_variance=1.0))
     seen = kd.observe(problem, engine="pymc", n_students=6, rng=4)
