@@ -712,7 +712,6 @@ def test_network_students_are_refused():
         teacher=kd.GaussianTeacher(X, MEAN), student=kd.NetworkStudent(), design=kd.Design()
     )
     for ask in (
-        lambda: kd.predict(network),
         lambda: kd.predict(network, engine="closed_form"),
         lambda: kd.mse_distribution(network, MEAN),
     ):
