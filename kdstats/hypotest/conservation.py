@@ -103,7 +103,7 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
 
     References
     ----------
-    .. [1] B. L. Welch, "On the comparison of several mean values: an alternative approach", Biometrika 38, 1951.
+    B. L. Welch, "On the comparison of several mean values: an alternative approach", Biometrika 38, 1951.
 
     Examples
     --------

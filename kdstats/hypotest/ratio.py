@@ -159,9 +159,10 @@ def ratio_test(
 
     References
     ----------
-    .. [1] E. J. G. Pitman, "A note on normal correlation", Biometrika 31, 1939.
-    .. [2] W. A. Morgan, "A test for the significance of the difference between the two variances in a sample from a
-       normal bivariate population", Biometrika 31, 1939.
+    E. J. G. Pitman, "A note on normal correlation", Biometrika 31, 1939.
+
+    W. A. Morgan, "A test for the significance of the difference between the two variances in a sample from a
+    normal bivariate population", Biometrika 31, 1939.
 
     Examples
     --------

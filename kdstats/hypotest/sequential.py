@@ -369,7 +369,7 @@ def sequential_test(
     Assumes independent Gaussian students at the predicted variance times a common ratio (see
     :mod:`kdstats.hypotest.evalues`); their mean is not assumed. Whatever the stopping rule, an exact prediction that
     is true is called "disagree" with probability at most alpha, and a ratio outside the margin "agree" with
-    probability at most alpha (both by Ville's inequality [1]_), for any number of students and any correlation of
+    probability at most alpha (both by Ville's inequality, 1939), for any number of students and any correlation of
     points:
 
     * With a predicted covariance the r directions of its range are whitened. They are predicted, not estimated, so
@@ -386,7 +386,7 @@ def sequential_test(
 
     References
     ----------
-    .. [1] J. Ville, "Étude critique de la notion de collectif", 1939.
+    J. Ville, "Étude critique de la notion de collectif", 1939.
 
     Examples
     --------
