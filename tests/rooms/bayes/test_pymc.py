@@ -40,10 +40,14 @@ def labels_of(problem, size, seed):
 @pytest.mark.parametrize(
     "student",
     [
-        kd.BayesianLinearStudent(noise_variance=1.0, prior_variance=0.8),
-        kd.BayesianLinearStudent(prior_variance=0.8, noise_shape=3.0, noise_scale=2.0, fit_intercept=True),
+        pytest.param(
+            kd.BayesianLinearStudent(noise_variance=1.0, prior_variance=0.8), id="known", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            kd.BayesianLinearStudent(prior_variance=0.8, noise_shape=3.0, noise_scale=2.0, fit_intercept=True),
+            id="unknown",
+        ),
     ],
-    ids=["known", "unknown"],
 )
 def test_thirty_random_problems_against_exact_posteriors(student):
     """Results T16 and T17: 30 problems of 8 students in one model; every component within 4 MCSE of the exact one.
