@@ -75,6 +75,16 @@ def test_ranks_are_uniform_and_a_wrong_model_is_rejected():
     assert not wrong.uniform, wrong.summary()
 
 
+@pytest.mark.slow
+def test_ranks_are_uniform_with_student_t_noise():
+    from kdstats.prediction.bayes import NUTS, simulation_calibration
+
+    method = NUTS(draws=800, tune=1000, target_accept=0.9)
+    problem = small(kd.BayesianStudent(model="student_t"))
+    found = simulation_calibration(problem, n_simulations=150, rng=3, method=method)
+    assert found.uniform, found.summary()
+
+
 def test_improper_priors_have_nothing_to_simulate():
     from kdstats.prediction.bayes import simulation_calibration
 
