@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kdstats.components.kurtosis import excess_kurtosis
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.components.uncertainty import average, interval
 
@@ -17,6 +18,8 @@ __all__ = ["summary"]
 
 WIDTH = 78
 COLUMNS = (11, 10, 11, 10, 11, 11)
+#: Level of the test of Gaussian student means that puts a note under the table.
+KURTOSIS_LEVEL = 0.01
 #: Grid cells printed in full.
 MAX_CELLS = 12
 DEGENERATE = {"between": "all students have the same mean", "within": "each student's outputs are all equal"}
@@ -137,6 +140,13 @@ def _notes(components: VarianceComponents) -> list[str]:
     for name, meaning in DEGENERATE.items():
         if name in degenerate:
             notes.append(f"Degenerate: {meaning}, so the {name} mean square is 0 and its standard error says nothing.")
+    if components.mean_squares is not None and components.student_predictions is not None:
+        kurtosis = excess_kurtosis(components.student_predictions)
+        if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL:
+            notes.append(
+                f"Student means have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if they were "
+                'Gaussian): these intervals are too narrow; interval(students="any") allows for it.'
+            )
     if components.intra_parts is not None:
         parameter, noise = (float(components.intra_parts[name].mean()) for name in ("parameter", "noise"))
         notes.append(f"intra_student is {parameter:.4g} of parameter uncertainty and {noise:.4g} of noise, on average.")

@@ -11,12 +11,16 @@ exact                                     width 0
                                           squares [1]_; intra: chi-square; total: modified large
                                           sample for a sum [2]_
 unbalanced ``mean_squares``              the same, about the unweighted variance of the student means
-                                          and the harmonic mean of the replicates [4]_
+                                          and the harmonic mean of the replicates [4]_, with the degrees
+                                          of freedom that unequal cells leave
 ``mean_squares``, one output each          total: chi-square; its parts: NaN
 ``mean_squares``, known variances         inter: chi-square; intra: Student t over students; total:
                                           recovered from the other two and their correlation [3]_
 otherwise (Monte Carlo, ...)              Gaussian, estimate +- z standard errors
 ========================================  ==========================================================
+
+``students="any"`` replaces the chi-square law of each mean square by a law on the log scale from the students' own
+spread, which carries kurtosis and skewness, as [5]_ does from the kurtosis alone.
 
 References
 ----------
@@ -26,6 +30,7 @@ References
 .. [2] Graybill, F. A. & Wang, C.-M. (1980), J. Amer. Statist. Assoc. 75.
 .. [3] Zou, G. Y. & Donner, A. (2008), Statist. Med. 27.
 .. [4] Thomas, J. D. & Hultquist, R. A. (1978), Ann. Statist. 6.
+.. [5] Bonett, D. G. (2006), Comput. Statist. Data Anal. 50.
 """
 
 from __future__ import annotations
@@ -48,8 +53,8 @@ __all__ = ["average", "interval"]
 FloatArray = NDArray[np.float64]
 
 BOUNDS = ("lower", "upper")
-#: Degrees of freedom that stand for infinitely many.
-MAX_DF = 1e9
+#: Skewness over coefficient of variation of a squared deviation from the mean: Gaussian and exponential law.
+GAUSSIAN_SKEWNESS, EXPONENTIAL_SKEWNESS = 2.0, 3.75
 #: Labels of an average.
 AVERAGE = xr.Coordinates({"point": ["average"], "output": [0]})
 
@@ -64,7 +69,7 @@ class _Margin:
 
 
 def interval(components: VarianceComponents, prob: float = 0.95, *, students: str = "gaussian") -> xr.Dataset:
-    """Return two-sided intervals of each component at each point.
+    r"""Return two-sided intervals of each component at each point.
 
     Parameters
     ----------
@@ -72,10 +77,9 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     prob : float, default 0.95
         Coverage at each point (not over all points at once).
     students : {"gaussian", "any"}, default "gaussian"
-        Law of the student means and replicate errors behind sampled mean squares. ``"any"`` replaces
-        each mean square's degrees of freedom by ``2 estimate^2 / standard_error^2`` with the
-        standard error from the students' own spread, which carries their kurtosis; it needs some
-        hundred students to know it.
+        Law of the student means and replicate errors behind mean squares. ``"any"`` takes standard errors from
+        the students' own spread, never smaller than those of Gaussian students, and allows for squares as skewed
+        as those of an exponential law: wider than need be for Gaussian students, see Notes.
 
     Returns
     -------
@@ -92,6 +96,13 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     -----
     Intervals from sampled mean squares lie about the difference of the mean squares, which is the
     unbiased estimate of a balanced table; they do not depend on how the components were estimated from it.
+
+    With ``students="any"`` a mean square v, the mean over S students of squares with relative standard error
+    :math:`\rho`, lies between :math:`v\exp(-t\rho+c_2\rho_0^2)` and :math:`v\exp(t\rho+c_{3.75}\rho^2)`, with t of S-1
+    degrees of freedom, :math:`\rho_0^2` = 2/df that of Gaussian students (the smallest :math:`\rho` allowed), and
+    :math:`c_k=z^2(k/3-1/2)+k/6`. That is the Edgeworth expansion of a studentised mean on the log scale, for squares whose
+    skewness is k coefficients of variation: 2 if Gaussian, 3.75 if exponential. Differences are recovered from the two
+    margins; the total is a mean over students itself.
     """
     prob = as_probability("prob", prob)
     as_choice("students", students, ("gaussian", "any"))
@@ -256,7 +267,7 @@ def _known_margins(components: VarianceComponents, prob: float, students: str) -
     squares, errors = components.mean_squares, components.standard_error
     assert squares is not None
     between = squares["between"].values
-    lower, upper = _chi_square(_degrees("between", squares, students), prob)
+    lower, upper = _relative("between", components, prob, students)
     inter = _Margin(below=lower * between, above=upper * between)
     n_students = components.n_students or int(np.min(squares.attrs["df_between"])) + 1
     spread = stdtrit(n_students - 1, (1 + prob) / 2) * errors["intra_student"].values
@@ -281,7 +292,9 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
     assert squares is not None
     r = squares["replicates"].values if "replicates" in squares else float(squares.attrs["n_replicates"])
     b, w = squares["between"].values, squares["within"].values
-    df_b, df_w = (_degrees(name, squares, students) for name in ("between", "within"))
+    if students == "any":
+        return _any_margins(components, r, prob)
+    df_b, df_w = (_degrees(name, squares) for name in ("between", "within"))
     (g_b, h_b), (g_w, h_w) = _chi_square(df_b, prob), _chi_square(df_w, prob)
     tail = (1 - prob) / 2
     f_high, f_low = fdtri(df_b, df_w, 1 - tail), fdtri(df_b, df_w, tail)
@@ -300,12 +313,33 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
     }
 
 
+def _any_margins(components: VarianceComponents, r: Any, prob: float) -> dict[str, _Margin]:
+    """Margins of both mean squares, recovered for their difference; the total is a mean over students itself."""
+    squares = components.mean_squares
+    assert squares is not None
+    b, w = squares["between"].values, squares["within"].values
+    (g_b, h_b), (g_w, h_w) = (_relative(name, components, prob, "any") for name in ("between", "within"))
+    df_b, df_w = (_degrees(name, squares) for name in ("between", "within"))
+    rest = (1 - 1 / r) * w
+    total = b + rest
+    gaussian = np.sqrt(2 / df_b * b**2 + 2 / df_w * rest**2)
+    error = components.standard_error["total"].values
+    g, h = _log_scale(_ratio(error, total), _ratio(gaussian, total), _student_df(components), prob)
+    return {
+        "inter_student": _Margin(
+            below=np.hypot(g_b * b, h_w * w / r), above=np.hypot(h_b * b, g_w * w / r), centre=b - w / r
+        ),
+        "intra_student": _Margin(below=g_w * w, above=h_w * w, centre=w),
+        "total": _Margin(below=g * total, above=h * total, centre=total),
+    }
+
+
 def _single_margins(components: VarianceComponents, prob: float, students: str) -> dict[str, _Margin]:
     """Total from a chi-square; what one output of each student does not identify has no interval."""
     squares = components.mean_squares
     assert squares is not None
     between = squares["between"].values
-    lower, upper = _chi_square(_degrees("between", squares, students), prob)
+    lower, upper = _relative("between", components, prob, students)
     none = _gaussian(np.full_like(between, np.nan), prob)
     total = _Margin(below=lower * between, above=upper * between)
     return {"inter_student": none, "intra_student": none, "total": total}
@@ -321,15 +355,45 @@ def _chi_square(df: FloatArray, prob: float) -> tuple[FloatArray, FloatArray]:
     return 1 - df / chdtri(df, tail), df / chdtri(df, 1 - tail) - 1
 
 
-def _degrees(name: str, squares: xr.Dataset, students: str) -> FloatArray:
-    """Degrees of freedom of a mean square, shaped to broadcast against it."""
-    if students == "gaussian" and f"df_{name}" in squares:
-        return np.asarray(squares[f"df_{name}"].values)
+def _relative(name: str, components: VarianceComponents, prob: float, students: str) -> tuple[FloatArray, FloatArray]:
+    """Distances, relative to a mean square, down to its lower and up to its upper bound."""
+    squares = components.mean_squares
+    assert squares is not None
+    df = _degrees(name, squares)
     if students == "gaussian":
-        df = np.asarray(squares.attrs[f"df_{name}"], dtype=float)
-        return df[..., None, None] if df.ndim else df
+        return _chi_square(df, prob)
     if f"{name}_se" not in squares:
         raise invalid("students", "be 'gaussian' where mean squares have no errors", students, EstimationError)
-    estimate, error = squares[name].values, squares[f"{name}_se"].values
-    ratio = np.divide(estimate, error, out=np.full_like(estimate, np.inf), where=error > 0)
-    return np.asarray(np.minimum(2 * ratio**2, MAX_DF))
+    relative = _ratio(squares[f"{name}_se"].values, squares[name].values)
+    return _log_scale(relative, np.sqrt(2 / df), _student_df(components), prob)
+
+
+def _log_scale(
+    relative: FloatArray, gaussian: FloatArray, df: FloatArray, prob: float
+) -> tuple[FloatArray, FloatArray]:
+    """Relative margins of a mean of skewed squares with these relative standard errors: its own, and if Gaussian."""
+    z, t = ndtri((1 + prob) / 2), stdtrit(df, (1 + prob) / 2)
+    least, most = (z**2 * (k / 3 - 0.5) + k / 6 for k in (GAUSSIAN_SKEWNESS, EXPONENTIAL_SKEWNESS))
+    error = np.maximum(relative, gaussian)
+    with np.errstate(over="ignore"):
+        return -np.expm1(np.minimum(least * gaussian**2 - t * error, 0.0)), np.expm1(t * error + most * error**2)
+
+
+def _ratio(error: FloatArray, estimate: FloatArray) -> FloatArray:
+    return np.divide(error, estimate, out=np.zeros_like(estimate), where=estimate > 0)
+
+
+def _student_df(components: VarianceComponents) -> FloatArray:
+    """Degrees of freedom of a mean over students, one less than there are at a point."""
+    squares = components.mean_squares
+    assert squares is not None
+    df = _degrees("between", squares)
+    return df if components.n_students is None else np.minimum(df, components.n_students - 1.0)
+
+
+def _degrees(name: str, squares: xr.Dataset) -> FloatArray:
+    """Degrees of freedom of a mean square of Gaussian students, shaped to broadcast against it."""
+    if f"df_{name}" in squares:
+        return np.asarray(squares[f"df_{name}"].values)
+    df = np.asarray(squares.attrs[f"df_{name}"], dtype=float)
+    return df[..., None, None] if df.ndim else df
