@@ -1,4 +1,4 @@
-"""Are the student means Gaussian enough for Gaussian intervals?"""
+"""Whether students and their outputs are Gaussian enough for Gaussian intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-__all__ = ["MIN_STUDENTS", "Kurtosis", "excess_kurtosis"]
+__all__ = ["MIN_STUDENTS", "Kurtosis", "excess_kurtosis", "excess_kurtosis_within"]
 
 FloatArray = NDArray[np.float64]
 
@@ -19,14 +19,14 @@ MIN_STUDENTS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Kurtosis:
-    """Excess kurtosis of the student means, averaged over points, and the p-value of a positive one.
+    """Excess kurtosis of student means or of replicate errors, averaged over points, and the p-value of a positive one.
 
     Attributes
     ----------
     excess : float
-        0 for Gaussian students; the unbiased moment ratio :math:`G_2`.
+        0 if Gaussian.
     pvalue : float
-        One-sided; at most nominally often small for Gaussian students however the points are correlated.
+        One-sided; uniform for Gaussian students at one point, rarely small where it averages over several.
     """
 
     excess: float
@@ -48,7 +48,7 @@ def excess_kurtosis(student_predictions: xr.DataArray) -> Kurtosis | None:
 
     Notes
     -----
-    Each point's kurtosis is brought to a standard normal score [1]_. The mean of m scores has a variance of at most 1,
+    ``excess`` is the moment ratio :math:`G_2`. Each point's kurtosis is brought to a standard normal score [1]_. The mean of m scores has a variance of at most 1,
     whatever their correlation, so that it is compared with the standard normal law itself.
 
     References
@@ -72,6 +72,37 @@ def excess_kurtosis(student_predictions: xr.DataArray) -> Kurtosis | None:
     ratio = n * (squares**2).sum(axis=0) / squares.sum(axis=0) ** 2
     excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (ratio - 3) + 6)
     return Kurtosis(excess=float(excess.mean()), pvalue=float(ndtr(-_scores(ratio, n).mean())))
+
+
+def excess_kurtosis_within(mean_squares: xr.Dataset, n_students: int) -> Kurtosis | None:
+    r"""Test the replicate errors of a balanced table for excess kurtosis.
+
+    Parameters
+    ----------
+    mean_squares : xarray.Dataset
+        Of :func:`kdstats.components.estimation.estimate_components`, with r >= 2 replicates.
+    n_students : int
+
+    Returns
+    -------
+    Kurtosis or None
+        None with fewer than :data:`MIN_STUDENTS` students, without replicates, or in an unbalanced table.
+
+    Notes
+    -----
+    Variances of r replicates of one student vary by :math:`\sigma^4(2/(r-1)+\kappa/r)`. The log of their sample variance
+    over S students relative to :math:`2\bar w^2/(r-1)` has the variance :math:`(2+4/(r-1))/S` for Gaussian errors.
+    """
+    r = float(mean_squares.attrs["n_replicates"])
+    if r < 2 or n_students < MIN_STUDENTS or "replicates" in mean_squares or "within_se" not in mean_squares:
+        return None
+    within, error = mean_squares["within"].values, mean_squares["within_se"].values
+    known = (within > 0) & (error > 0)
+    if not known.any():
+        return None
+    relative = n_students * (error[known] / within[known]) ** 2
+    scores = np.log(relative * (r - 1) / 2) / np.sqrt((2 + 4 / (r - 1)) / n_students)
+    return Kurtosis(excess=float((r * (relative - 2 / (r - 1))).mean()), pvalue=float(ndtr(-scores.mean())))
 
 
 def _scores(ratio: FloatArray, n: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from kdstats.components.kurtosis import excess_kurtosis
+from kdstats.components.kurtosis import Kurtosis, excess_kurtosis, excess_kurtosis_within
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.components.uncertainty import average, interval
 
@@ -140,13 +140,12 @@ def _notes(components: VarianceComponents) -> list[str]:
     for name, meaning in DEGENERATE.items():
         if name in degenerate:
             notes.append(f"Degenerate: {meaning}, so the {name} mean square is 0 and its standard error says nothing.")
-    if components.mean_squares is not None and components.student_predictions is not None:
-        kurtosis = excess_kurtosis(components.student_predictions)
-        if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL:
-            notes.append(
-                f"Student means have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if they were "
-                'Gaussian): these intervals are too narrow; interval(students="any") allows for it.'
-            )
+    notes += [
+        f"{what} have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if Gaussian): these "
+        'intervals are too narrow; interval(students="any") allows for it.'
+        for what, kurtosis in _kurtosis(components).items()
+        if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL
+    ]
     if components.intra_parts is not None:
         parameter, noise = (float(components.intra_parts[name].mean()) for name in ("parameter", "noise"))
         notes.append(f"intra_student is {parameter:.4g} of parameter uncertainty and {noise:.4g} of noise, on average.")
@@ -164,3 +163,11 @@ def _notes(components: VarianceComponents) -> list[str]:
             else "Points share students, with unknown correlation: the average counts them as one."
         )
     return notes
+
+
+def _kurtosis(components: VarianceComponents) -> dict[str, Kurtosis | None]:
+    if components.mean_squares is None or components.student_predictions is None:
+        return {}
+    students = components.student_predictions
+    within = excess_kurtosis_within(components.mean_squares, students.sizes["student"])
+    return {"Student means": excess_kurtosis(students), "Outputs of one student": within}

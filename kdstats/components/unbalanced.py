@@ -10,8 +10,8 @@ estimator and which interval:
 
 * ``intra_student`` is MSW, on N - S degrees of freedom;
 * intervals come from the *unweighted* variance of the student means, whose expectation is inter + intra/h
-  with h the harmonic mean of the :math:`n_s` [2]_. It is close to a scaled chi-square, whose degrees of freedom are S - 1
-  for equal cells and fewer for unequal ones (Satterthwaite): with :math:`d_s` = inter + intra/:math:`n_s`,
+  with h the harmonic mean of the :math:`n_s` [2]_. It is close to a scaled chi-square, whose degrees of freedom are
+  S - 1 for equal cells and fewer for unequal ones (Satterthwaite): with :math:`d_s` = inter + intra/:math:`n_s`,
   :math:`\nu = (\mathrm{tr}\,QD)^2/\mathrm{tr}\,(QD)^2`, D = diag(d) and Q the centring matrix. Inter is put in
   as its analysis-of-variance estimate, or 0 if that is negative: it weighs students by their outputs and knows
   a small inter better than the unweighted variance does.
@@ -244,7 +244,7 @@ def _satterthwaite(counts: FloatArray, inter: FloatArray, within: FloatArray) ->
     square = second * (1 - 2 / n) + (first / n) ** 2
     df = np.divide(((1 - 1 / n) * first) ** 2, square, out=n - 1, where=square > 0)
     equal = np.where(present, counts, np.inf).min(axis=0) == counts.max(axis=0)
-    return np.where(equal, n - 1, np.minimum(df, n - 1))
+    return np.asarray(np.where(equal, n - 1, np.minimum(df, n - 1)))
 
 
 def _column_means(cells: _Cells) -> FloatArray:

@@ -100,9 +100,9 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     With ``students="any"`` a mean square v, the mean over S students of squares with relative standard error
     :math:`\rho`, lies between :math:`v\exp(-t\rho+c_2\rho_0^2)` and :math:`v\exp(t\rho+c_{3.75}\rho^2)`, with t of S-1
     degrees of freedom, :math:`\rho_0^2` = 2/df that of Gaussian students (the smallest :math:`\rho` allowed), and
-    :math:`c_k=z^2(k/3-1/2)+k/6`. That is the Edgeworth expansion of a studentised mean on the log scale, for squares whose
-    skewness is k coefficients of variation: 2 if Gaussian, 3.75 if exponential. Differences are recovered from the two
-    margins; the total is a mean over students itself.
+    :math:`c_k=z^2(k/3-1/2)+k/6`. That is the Edgeworth expansion of a studentised mean on the log scale, for squares
+    whose skewness is k coefficients of variation: 2 if Gaussian, 3.75 if exponential. Differences are recovered from
+    both margins; the total is a mean over students itself.
     """
     prob = as_probability("prob", prob)
     as_choice("students", students, ("gaussian", "any"))
@@ -323,7 +323,10 @@ def _any_margins(components: VarianceComponents, r: Any, prob: float) -> dict[st
     rest = (1 - 1 / r) * w
     total = b + rest
     gaussian = np.sqrt(2 / df_b * b**2 + 2 / df_w * rest**2)
-    error = components.standard_error["total"].values
+    if "replicates" in squares:  # the standard error is that of another estimate: that of the sum if wholly correlated
+        error = squares["between_se"].values + (1 - 1 / r) * squares["within_se"].values
+    else:
+        error = components.standard_error["total"].values
     g, h = _log_scale(_ratio(error, total), _ratio(gaussian, total), _student_df(components), prob)
     return {
         "inter_student": _Margin(
