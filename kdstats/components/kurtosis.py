@@ -48,8 +48,9 @@ def excess_kurtosis(student_predictions: xr.DataArray) -> Kurtosis | None:
 
     Notes
     -----
-    ``excess`` is the moment ratio :math:`G_2`. Each point's kurtosis is brought to a standard normal score [1]_. The mean of m scores has a variance of at most 1,
-    whatever their correlation, so that it is compared with the standard normal law itself.
+    ``excess`` is the moment ratio :math:`G_2`. Each point's kurtosis is brought to a standard normal score [1]_. The
+    mean of m scores has a variance of at most 1, whatever their correlation, and is compared with the standard normal
+    law itself.
 
     References
     ----------
@@ -90,8 +91,9 @@ def excess_kurtosis_within(mean_squares: xr.Dataset, n_students: int) -> Kurtosi
 
     Notes
     -----
-    Variances of r replicates of one student vary by :math:`\sigma^4(2/(r-1)+\kappa/r)`. The log of their sample variance
-    over S students relative to :math:`2\bar w^2/(r-1)` has the variance :math:`(2+4/(r-1))/S` for Gaussian errors.
+    Variances of r replicates of one student vary by :math:`\sigma^4(2/(r-1)+\kappa/r)`. The log of their sample
+    variance over S students relative to :math:`2\bar w^2/(r-1)` has the variance :math:`(2+4/(r-1))/S` for
+    Gaussian errors.
     """
     r = float(mean_squares.attrs["n_replicates"])
     if r < 2 or n_students < MIN_STUDENTS or "replicates" in mean_squares or "within_se" not in mean_squares:

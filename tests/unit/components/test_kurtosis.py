@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import binomtest, kurtosis, kurtosistest
+
+from kdstats.components.estimation import estimate_components
+from kdstats.components.kurtosis import excess_kurtosis, excess_kurtosis_within
+
+N_TABLES = 1000
+
+
+def as_students(values):
+    return xr.DataArray(values[..., None], dims=("student", "point", "output"))
+
+
+def test_one_point_agrees_with_scipy():
+    values = np.random.default_rng(0).exponential(size=(40, 1))
+    ours, theirs = excess_kurtosis(as_students(values)), kurtosistest(values[:, 0], alternative="greater")
+    assert ours.pvalue == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert ours.excess == pytest.approx(kurtosis(values[:, 0], bias=False), rel=1e-9)
+
+
+def test_missing_students_are_left_out_and_constant_points_say_nothing():
+    values = np.random.default_rng(1).normal(size=(40, 1))
+    padded = np.concatenate([values, np.full((5, 1), np.nan)])
+    assert excess_kurtosis(as_students(padded)).pvalue == pytest.approx(
+        excess_kurtosis(as_students(values)).pvalue, rel=1e-9
+    )
+    assert excess_kurtosis(as_students(np.ones((40, 2)))) is None
+    assert excess_kurtosis(as_students(values[:19])) is None
+
+
+@pytest.mark.parametrize("n_students", [20, 100])
+def test_means_hold_their_level_at_correlated_points(n_students):
+    rng = np.random.default_rng([2, n_students])
+    tables = rng.normal(size=(N_TABLES, n_students, 1)) + 0.1 * rng.normal(size=(N_TABLES, n_students, 5))
+    rejected = sum(excess_kurtosis(as_students(table)).pvalue < 0.01 for table in tables)
+    assert binomtest(rejected, N_TABLES, 0.01, alternative="greater").pvalue > 0.01
+
+
+@pytest.mark.parametrize("n_replicates", [2, 5])
+def test_errors_hold_their_level_and_skewed_ones_are_found(n_replicates):
+    rng = np.random.default_rng([3, n_replicates])
+
+    def rejections(values):
+        squares = estimate_components(values, variances=None).mean_squares
+        points = (squares.isel(point=[index]) for index in range(N_TABLES))
+        return sum(excess_kurtosis_within(point, 100).pvalue < 0.01 for point in points)
+
+    shape = (100, n_replicates, N_TABLES)
+    level = rejections(10 * rng.normal(size=(100, 1, N_TABLES)) + rng.normal(size=shape))
+    assert binomtest(level, N_TABLES, 0.01, alternative="greater").pvalue > 0.01
+    assert rejections(10 * rng.normal(size=(100, 1, N_TABLES)) + rng.exponential(size=shape)) > N_TABLES / 2
+
+
+def test_summary_points_to_intervals_for_any_law():
+    rng = np.random.default_rng(4)
+    gaussian = 5 * rng.normal(size=(100, 1, 3)) + rng.normal(size=(100, 4, 3))
+    skewed = 5 * rng.exponential(size=(100, 1, 3)) + rng.exponential(size=(100, 4, 3))
+    assert "kurtosis" not in estimate_components(gaussian).summary()
+    text = " ".join(estimate_components(skewed).summary().split())
+    assert "Student means have an excess kurtosis" in text
+    assert "Outputs of one student have an excess kurtosis" in text
+    assert 'interval(students="any")' in text
