@@ -145,3 +145,18 @@ def test_skewed_students_need_the_law_any():
     }
     assert binomtest(covered["gaussian"], n_tables, LEVEL).pvalue < 1e-6
     assert binomtest(covered["any"], n_tables, LEVEL).pvalue > 0.01
+
+
+@pytest.mark.slow
+def test_average_over_correlated_points_of_skewed_students_needs_the_law_any():
+    rng = np.random.default_rng(8)
+    skewed = rng.exponential(size=(N_TABLES, N_STUDENTS, 1, N_POINTS)) @ np.linalg.cholesky(BETWEEN).T
+    tables = skewed + rng.normal(size=(N_TABLES, N_STUDENTS, N_REPLICATES, N_POINTS)) @ np.linalg.cholesky(WITHIN).T
+    together = side_by_side([estimate_components(table).average() for table in tables])
+    truth = np.diag(BETWEEN).mean()
+    covered = {
+        law: int(hits(interval(together, LEVEL, students=law)["inter_student"].values[:, 0, 0], truth).sum())
+        for law in ("gaussian", "any")
+    }
+    assert binomtest(covered["gaussian"], N_TABLES, LEVEL, alternative="less").pvalue < 1e-6
+    assert binomtest(covered["any"], N_TABLES, LEVEL, alternative="less").pvalue > 0.01

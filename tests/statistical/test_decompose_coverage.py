@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from scipy.stats import binomtest
 
+from kdstats.components.estimation import estimate_components
 from kdstats.components.unbalanced import estimate_unbalanced
 from kdstats.components.unreplicated import estimate_unreplicated
 from kdstats.errors import NotIdentifiedWarning
@@ -34,11 +35,13 @@ LAWS = {
 
 
 def simulate(counts, inter, *, students="gaussian", noise="gaussian"):
-    """All tables as the outputs of one, so that a single call decomposes them."""
+    """All tables as the points of one, so that a single call decomposes them."""
     rng = np.random.default_rng([31, *counts])
     student = np.repeat(np.arange(len(counts)), counts)
     values = np.sqrt(inter) * LAWS[students](rng, (len(counts), N_TABLES))[student]
     values += LAWS[noise](rng, (len(student), N_TABLES))
+    if len(set(counts)) == 1:
+        return estimate_components(values.reshape(len(counts), counts[0], N_TABLES))
     point = np.zeros(len(student), dtype=np.int64)
     labels, outputs = range(len(counts)), range(N_TABLES)
     return estimate_unbalanced(values, student=student, point=point, students=labels, points=[0], outputs=outputs)
