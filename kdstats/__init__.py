@@ -18,6 +18,7 @@ _HOMES = {
     "BayesianLinearStudent": "kdstats.problem",
     "BayesianStudent": "kdstats.problem",
     "ClassComponents": "kdstats.components.classes",
+    "CategoricalTeacher": "kdstats.problem",
     "Design": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
@@ -34,6 +35,7 @@ _HOMES = {
     "SequentialTest": "kdstats.hypotest",
     "SourceComponents": "kdstats.components.sources",
     "StudentT": "kdstats.sampling",
+    "TabularStudent": "kdstats.problem",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
     "WeightingGains": "kdstats.prediction.weighting",
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
     from kdstats.problem import (
         BayesianLinearStudent as BayesianLinearStudent,
         BayesianStudent as BayesianStudent,
+        CategoricalTeacher as CategoricalTeacher,
         Design as Design,
         DistillationProblem as DistillationProblem,
         EarlyStopping as EarlyStopping,
@@ -115,6 +118,7 @@ if TYPE_CHECKING:
         GradientDescent as GradientDescent,
         LinearStudent as LinearStudent,
         NetworkStudent as NetworkStudent,
+        TabularStudent as TabularStudent,
         VarianceWeighting as VarianceWeighting,
         catalog as catalog,
     )

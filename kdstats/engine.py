@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import MissingDependencyError, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 
@@ -33,6 +34,7 @@ OBSERVATION_ENGINES = {
     "networks": "kdstats.observation.networks:observe",
     "conjugate": "kdstats.observation.conjugate:observe",
     "pymc": "kdstats.prediction.bayes:observe",
+    "categorical": "kdstats.observation.categorical:observe",
 }
 #: What each student is predicted and observed with when no engine is named.
 DEFAULTS: dict[type, tuple[str | None, str]] = {
@@ -40,6 +42,7 @@ DEFAULTS: dict[type, tuple[str | None, str]] = {
     BayesianLinearStudent: ("conjugate", "conjugate"),
     NetworkStudent: ("linear_response", "networks"),
     BayesianStudent: ("pymc", "pymc"),
+    TabularStudent: ("closed_form", "categorical"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}

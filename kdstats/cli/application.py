@@ -533,7 +533,7 @@ def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:
     assert csv is not None
     loaded = study_of_csv(csv, **given)
     if "features" not in given:
-        names = ", ".join(loaded.setting().problem.teacher.feature_names or ())
+        names = ", ".join(loaded.setting().problem.gaussian_teacher.feature_names or ())
         typer.echo(f"kdstats: inputs: {names} (every column without a role; choose with --features)", err=True)
     return loaded
 

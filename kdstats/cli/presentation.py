@@ -85,10 +85,11 @@ def study_text(result: StudyResult, report: Path) -> str:
 
 def _setting_lines(result: StudyResult) -> list[str]:
     problem, design = result.problem, result.problem.design
+    teacher = problem.gaussian_teacher
     return [
-        f"{problem.teacher.n_inputs} inputs x {problem.teacher.n_features} features, {problem.n_points} query points; "
+        f"{teacher.n_inputs} inputs x {teacher.n_features} features, {problem.n_points} query points; "
         f"strategy {design.strategy}, {design.n_responses} response{'s' if design.n_responses > 1 else ''} per input; "
-        f"variance of one response {problem.teacher.variances.mean():.4g}"
+        f"variance of one response {teacher.variances.mean():.4g}"
     ]
 
 

@@ -68,7 +68,7 @@ class LabelLaw:
 
 def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
     """Return the law of the labels that a problem's (last) student is trained on."""
-    teacher, design = problem.teacher, problem.design
+    teacher, design = problem.gaussian_teacher, problem.design
     k = design.n_responses
     mean = teacher.mean_by_output
     covariance = mean_response_covariance(problem, k)
@@ -92,7 +92,7 @@ def label_law(problem: DistillationProblem, smoother: Smoother) -> LabelLaw:
 
 def mean_response_covariance(problem: DistillationProblem, k: int, *, fitting: bool = True) -> FloatArray:
     """Return the covariance of the mean of k responses: scalar, per input or full."""
-    teacher = problem.teacher
+    teacher = problem.gaussian_teacher
     if "teacher_output" not in problem.design.sources:
         return np.zeros(())
     share = max(0.0, 1.0 + (k - 1) * teacher.response_correlation) / k  # the lowest correlation may round below 0
@@ -120,7 +120,7 @@ def pilot_split(n_responses: int) -> tuple[int, int]:
 
 def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother) -> FloatArray:
     """Return the weight of the responses at each input, shape (n,), from true variances or as it is given."""
-    n = problem.teacher.n_inputs
+    n = problem.gaussian_teacher.n_inputs
     if not isinstance(weighting.weight, str):
         return np.broadcast_to(weighting.weight, (n,)).astype(np.float64)
     teacher_variance, student_variance, covariance, bias = _known_moments(problem, weighting, smoother)
@@ -156,8 +156,8 @@ def _known_moments(
     problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return v_T, v_S, c and b of result T8 at each input."""
-    n, k = problem.teacher.n_inputs, problem.design.n_responses
-    mean = problem.teacher.mean_by_output[:, 0]
+    n, k = problem.gaussian_teacher.n_inputs, problem.design.n_responses
+    mean = problem.gaussian_teacher.mean_by_output[:, 0]
     zero = np.zeros(n)
     if weighting.uses_pilot:
         first, second = pilot_split(k)
@@ -176,7 +176,7 @@ def _known_moments(
 
 def _pilot_covariances(problem: DistillationProblem, smoother: Smoother, first: int) -> tuple[FloatArray, FloatArray]:
     """Covariance of the pilot's predictions at the inputs, and of its labels with the averaged responses."""
-    teacher, n = problem.teacher, problem.teacher.n_inputs
+    teacher, n = problem.gaussian_teacher, problem.gaussian_teacher.n_inputs
     hat = smoother.raw_hat
     labels = as_full(mean_response_covariance(problem, first), n)
     covariance = hat @ labels @ hat.T + _initialization_covariance(problem, smoother)
@@ -200,8 +200,8 @@ def _mixture(
     problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
 ) -> tuple[FloatArray, FloatArray]:
     """Mean (n, 1) and covariance of alpha * responses + (1 - alpha) * the student's own estimate."""
-    n, k = problem.teacher.n_inputs, problem.design.n_responses
-    mean = problem.teacher.mean_by_output[:, 0]
+    n, k = problem.gaussian_teacher.n_inputs, problem.design.n_responses
+    mean = problem.gaussian_teacher.mean_by_output[:, 0]
     if weighting.weight_is_estimated:
         return mean[:, None], _estimated_weight_covariance(problem)
     alpha = mixing_weight(problem, weighting, smoother)
@@ -237,7 +237,7 @@ def _estimated_weight_covariance(problem: DistillationProblem) -> FloatArray:
 
     The published gain :math:`E[(1+\chi^2_{k-1}/k)^{-2}]` is its second moment at ρ = 0.
     """
-    teacher, k = problem.teacher, problem.design.n_responses
+    teacher, k = problem.gaussian_teacher, problem.design.n_responses
     first, second = published_weight_moments(k, teacher.response_correlation).tolist()
     covariance = mean_response_covariance(problem, k)
     if covariance.ndim < 2:
@@ -258,7 +258,7 @@ def _gamma_quadrature(shape: float) -> tuple[FloatArray, FloatArray]:
 def _next_generation(
     problem: DistillationProblem, smoother: Smoother, mean: FloatArray, covariance: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    n, hat = problem.teacher.n_inputs, smoother.raw_hat
+    n, hat = problem.gaussian_teacher.n_inputs, smoother.raw_hat
     passed = hat @ as_full(covariance, n) @ hat.T + _initialization_covariance(problem, smoother)
     fresh = as_full(mean_response_covariance(problem, problem.design.n_responses, fitting=False), n)
     return hat @ mean, passed + fresh

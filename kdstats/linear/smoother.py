@@ -200,9 +200,9 @@ def smoother(problem: DistillationProblem, *, penalty_scale: float = 1.0) -> Smo
     multi = problem.design.strategy == "multi_response"
     penalty = penalty_scale * student.penalty / (problem.design.n_responses if multi else 1)
     whiten = working_whitening(problem)
-    raw = augment(problem.teacher.X, student)
+    raw = augment(problem.gaussian_teacher.X, student)
     inputs = whiten(raw)
-    names = (("intercept",) if student.fit_intercept else ()) + (problem.teacher.feature_names or ())
+    names = (("intercept",) if student.fit_intercept else ()) + (problem.gaussian_teacher.feature_names or ())
     factorization, initial_map = None, None
     if student.training is not None:
         root, basis, initial_map = _gradient_steps(
@@ -231,7 +231,7 @@ def working_whitening(problem: DistillationProblem) -> Whitening:
 
     Estimated weights tend to the inverse of the true variances, which stand in for them here.
     """
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, LinearStudent)
     if student.weights is not None:
         if student.weights_are_estimated:

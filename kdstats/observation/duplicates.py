@@ -149,7 +149,7 @@ def _suspects(
         return nobody
     if isinstance(problem.student, LinearStudent):
         sd = np.sqrt(_expected_variance(problem, smoother or smoother_of(problem)))
-        reached = np.repeat(sd, problem.teacher.n_outputs) > ROUNDINGS * rounding
+        reached = np.repeat(sd, problem.gaussian_teacher.n_outputs) > ROUNDINGS * rounding
         return everyone if reached.any() else nobody
     if _reaches_every_student(_response_variances(problem), problem):
         return everyone
@@ -173,7 +173,7 @@ def _reaches_every_student(variances: FloatArray, problem: DistillationProblem) 
 
 def _response_variances(problem: DistillationProblem) -> FloatArray:
     """Variance over students of what a network is trained on, per input."""
-    teacher, k = problem.teacher, problem.design.n_responses
+    teacher, k = problem.gaussian_teacher, problem.design.n_responses
     if "teacher_output" not in problem.design.sources:
         return np.zeros(teacher.n_inputs)
     averaged = problem.design.strategy != "multi_response"
@@ -185,7 +185,7 @@ def _response_variances(problem: DistillationProblem) -> FloatArray:
 def _expected_variance(problem: DistillationProblem, smoother: Smoother) -> FloatArray:
     """Variance over linear students at the query points, to first order where rows are resampled, shape (m,)."""
     assert isinstance(problem.student, LinearStudent)
-    query, n = augment(problem.X_query, problem.student), problem.teacher.n_inputs
+    query, n = augment(problem.X_query, problem.student), problem.gaussian_teacher.n_inputs
     covariance = label_law(problem, smoother).full_covariance()
     variance = np.zeros(query.shape[0])
     if _reaches_every_student(np.diag(covariance), problem):

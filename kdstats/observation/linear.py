@@ -131,10 +131,10 @@ def observe(
     if "student_output" in problem.design.sources:
         residual_divisor(problem, fit)
     query = augment(problem.X_query, student)
-    q = problem.teacher.n_outputs
+    q = problem.gaussian_teacher.n_outputs
     predictions, variances = np.empty((n_students, len(query), q)), np.zeros((n_students, q))
     n_deficient = 0
-    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with Progress(progress) as bar, one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             fitted = _fit_block(problem, seeds, block, law, fit, part.stop - part.start)
@@ -192,9 +192,9 @@ def _fit_block(problem: DistillationProblem, seeds: Seeds, block: int, law: Nois
             rows = rows + deviations
             within = (_whitened(half, deviations) ** 2).sum(axis=(1, 2))
         coefficients = _fit_shared_rows(problem, _whitened(half, rows), half, start)
-    variances = np.zeros((size, problem.teacher.n_outputs))
+    variances = np.zeros((size, problem.gaussian_teacher.n_outputs))
     if "student_output" in problem.design.sources:
-        fitted = augment(problem.teacher.X, student) @ coefficients
+        fitted = augment(problem.gaussian_teacher.X, student) @ coefficients
         variances = residual_variance(
             problem,
             labels=training.labels,
@@ -215,7 +215,7 @@ def _deviations(problem: DistillationProblem, seeds: Seeds, block: int, law: Noi
 
 def _half_inverse(problem: DistillationProblem) -> FloatArray | None:
     """Return V^(-1/2): None for the identity, (n,) for a diagonal, else the symmetric root."""
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, LinearStudent)
     if student.weights is not None:
         return np.sqrt(np.asarray(student.weights, dtype=np.float64))
@@ -240,7 +240,7 @@ def _fit_shared_rows(
     student = problem.student
     assert isinstance(student, LinearStudent)
     size, k, n, q = rows.shape
-    inputs = np.tile(_whitened(half, augment(problem.teacher.X, student)), (k, 1))
+    inputs = np.tile(_whitened(half, augment(problem.gaussian_teacher.X, student)), (k, 1))
     rhs = rows.reshape(size, k * n, q).transpose(1, 0, 2).reshape(k * n, size * q)
     if student.training is not None:
         first = np.zeros((inputs.shape[1], size * q))
@@ -308,7 +308,7 @@ def _fit_own_rows(
     problem: DistillationProblem, block: TrainingBlock, weights: FloatArray | None, start: FloatArray | None
 ) -> tuple[FloatArray, int]:
     """Fit students that weight the inputs each in their own way; return coefficients and how many lack full rank."""
-    student, n = problem.student, problem.teacher.n_inputs
+    student, n = problem.student, problem.gaussian_teacher.n_inputs
     assert isinstance(student, LinearStudent)
     base = student.weights if isinstance(student.weights, np.ndarray) else np.ones(n)
     row_weights = np.broadcast_to(base if weights is None else weights, block.labels.shape[:2])
@@ -317,10 +317,10 @@ def _fit_own_rows(
     penalty = student.penalty / (problem.design.n_responses if problem.design.strategy == "multi_response" else 1)
     if student.training is not None:
         return _descend_own_rows(problem, block.labels, row_weights, penalty, start), 0
-    batch = max(1, BATCH_SIZE // (n * (problem.teacher.n_features + 1)))
+    batch = max(1, BATCH_SIZE // (n * (problem.gaussian_teacher.n_features + 1)))
     parts = [slice(first, first + batch) for first in range(0, len(row_weights), batch)]
     solved = [
-        _weighted_least_squares(problem.teacher.X, block.labels[part], row_weights[part], penalty, student)
+        _weighted_least_squares(problem.gaussian_teacher.X, block.labels[part], row_weights[part], penalty, student)
         for part in parts
     ]
     return np.concatenate([coefficients for coefficients, _ in solved]), sum(deficient for _, deficient in solved)
@@ -374,7 +374,7 @@ def _descend_own_rows(
     assert isinstance(student, LinearStudent)
     assert student.training is not None
     assert size is not None
-    inputs = augment(problem.teacher.X, student)
+    inputs = augment(problem.gaussian_teacher.X, student)
     weighted = weights[..., None] * inputs
     curvature = inputs.T @ weighted + penalty * _penalised(student, inputs.shape[1])
     largest = 2.0 * student.training.learning_rate / size * np.linalg.eigvalsh(curvature)[:, -1]

@@ -130,7 +130,7 @@ def observe(
     if "student_output" in problem.design.sources:
         residual_divisor(problem, trainer.fit)
     trained: list[_Trained] = []
-    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with Progress(progress) as bar, one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start
@@ -188,7 +188,7 @@ class _Networks:
         assert isinstance(student, NetworkStudent)
         self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
         self.architecture = architecture_of(
-            student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
+            student, n_features=problem.gaussian_teacher.n_features, n_outputs=problem.gaussian_teacher.n_outputs
         )
         self.description = ", ".join([*_said(student, self.architecture), "float32"])
 
@@ -202,7 +202,7 @@ class _Networks:
         problem, n_students = self.problem, drawn.labels.shape[0]
         self._refuse_unseen(drawn, block * BLOCK + first)
         trained = train_networks(
-            problem.teacher.X,
+            problem.gaussian_teacher.X,
             student=self.student,
             initial=self._initial(block, first, n_students),
             n_workers=n_workers,
@@ -217,9 +217,9 @@ class _Networks:
         if self.student.head == "gaussian":
             means, log_variances = np.split(predictions, 2, axis=2)
             return _Trained(predictions=means, variances=np.exp(log_variances))
-        variances = np.zeros((n_students, problem.teacher.n_outputs))
+        variances = np.zeros((n_students, problem.gaussian_teacher.n_outputs))
         if "student_output" in problem.design.sources:
-            fitted = predictions if problem.design.X_query is None else predict_at(problem.teacher.X)
+            fitted = predictions if problem.design.X_query is None else predict_at(problem.gaussian_teacher.X)
             variances = residual_variance(
                 problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
             )
@@ -232,7 +232,7 @@ class _Networks:
             several = problem.design.strategy == "multi_response"
             spread = drawn.within / problem.design.n_responses if several else None
             return {"labels": drawn.labels, "row_weights": drawn.counts, "spread": spread}
-        n, k = problem.teacher.n_inputs, 1
+        n, k = problem.gaussian_teacher.n_inputs, 1
         labels = drawn.labels[:, None]
         if problem.design.strategy == "multi_response":
             k = problem.design.n_responses
@@ -257,7 +257,7 @@ class _Networks:
         """Refuse students whose resample has no held-out input, or no other."""
         if self.student.early_stopping is None or drawn.counts is None:
             return
-        held = self.student.early_stopping.held_out_inputs(self.problem.teacher.n_inputs)
+        held = self.student.early_stopping.held_out_inputs(self.problem.gaussian_teacher.n_inputs)
         for kind, inputs in (("", held), ("not ", ~held)):
             empty = np.flatnonzero(drawn.counts[:, inputs].sum(axis=1) == 0)
             if empty.size:
@@ -304,7 +304,7 @@ class _Linear:
         fit = smoother_of(problem)
         self.fit: Smoother | None = fit
         self.whiten = fit.whiten
-        self.raw_inputs, self.query = augment(problem.teacher.X, student), augment(problem.X_query, student)
+        self.raw_inputs, self.query = augment(problem.gaussian_teacher.X, student), augment(problem.X_query, student)
         self.inputs = self.raw_inputs if student.weights_are_estimated else self.whiten(self.raw_inputs)
         multi = problem.design.strategy == "multi_response"
         self.penalties = np.full(self.inputs.shape[1], student.penalty / (problem.design.n_responses if multi else 1))
@@ -335,7 +335,7 @@ class _Linear:
 
         groups = for_groups(train_group, n_students, n_workers=n_workers)
         predictions, fitted = (np.concatenate(part) for part in zip(*groups, strict=True))
-        variances = np.zeros((n_students, self.problem.teacher.n_outputs))
+        variances = np.zeros((n_students, self.problem.gaussian_teacher.n_outputs))
         if "student_output" in self.problem.design.sources:
             variances = residual_variance(
                 self.problem,

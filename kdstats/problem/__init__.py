@@ -1,6 +1,7 @@
 """What is asked: frozen descriptions, validated once, that compute nothing."""
 
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher, TabularStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -11,6 +12,7 @@ __all__ = [
     "STRATEGIES",
     "BayesianLinearStudent",
     "BayesianStudent",
+    "CategoricalTeacher",
     "Design",
     "DistillationProblem",
     "EarlyStopping",
@@ -18,5 +20,6 @@ __all__ = [
     "GradientDescent",
     "LinearStudent",
     "NetworkStudent",
+    "TabularStudent",
     "VarianceWeighting",
 ]

@@ -15,7 +15,7 @@ from kdstats.problem.validation import as_array, as_choice, as_count, as_covaria
 __all__ = ["SOURCES", "STRATEGIES", "VARIANCE_ESTIMATES", "Design", "VarianceWeighting"]
 
 SOURCES = ("teacher_output", "student_initialization", "data_order", "data_resampling", "student_output")
-STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting")
+STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting", "soft_labels")
 #: Weights whose response variances each student estimates from its own responses.
 VARIANCE_ESTIMATES = ("pooled", "per_input", "shrunken")
 #: Degrees of freedom up to which the inverse of an estimated variance has infinite variance.
@@ -158,8 +158,9 @@ class Design:
         becomes the labels of dimension ``point``.
     n_responses : int, default 1
         Responses k that the teacher gives to each input.
-    strategy : {"single", "averaging", "multi_response", "variance_weighting"}
-        Default "single" for one response, "averaging" otherwise. ``single`` takes k = 1.
+    strategy : {"single", "averaging", "multi_response", "variance_weighting", "soft_labels"}
+        Default "single" for one response, "averaging" otherwise. ``single`` takes k = 1. ``soft_labels``
+        hands over a CategoricalTeacher's probabilities themselves, with the weight of k responses.
     sources : iterable of str, optional
         Sources of randomness that are on; the others are held at their mean (an initialization
         that has no useful mean, of a network, is held at one common draw, and so is the order of

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.errors import MisstatedNoiseWarning, invalid
+from kdstats.errors import MisstatedNoiseWarning, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher, TabularStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -25,15 +26,23 @@ from kdstats.problem.validation import as_count, as_labels
 
 __all__ = ["DistillationProblem"]
 
-Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent
+Teacher = GaussianTeacher | CategoricalTeacher
+Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent | TabularStudent
+
+#: Students that each kind of teacher can have.
+STUDENTS_OF: dict[type, tuple[type, ...]] = {
+    GaussianTeacher: (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent),
+    CategoricalTeacher: (TabularStudent,),
+}
 
 _KINDS: dict[str, dict[str, type]] = {
-    "teacher": {"gaussian": GaussianTeacher},
+    "teacher": {"gaussian": GaussianTeacher, "categorical": CategoricalTeacher},
     "student": {
         "linear": LinearStudent,
         "network": NetworkStudent,
         "bayesian_linear": BayesianLinearStudent,
         "bayesian": BayesianStudent,
+        "tabular": TabularStudent,
     },
     "design": {"design": Design},
 }
@@ -50,9 +59,10 @@ class DistillationProblem:
 
     Parameters
     ----------
-    teacher : GaussianTeacher
+    teacher : GaussianTeacher or CategoricalTeacher
         Distribution of the responses at the n training inputs.
     student : LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent
+        Or a TabularStudent or NetworkStudent for a CategoricalTeacher.
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.
@@ -64,19 +74,19 @@ class DistillationProblem:
         response correlation impossible for k responses, options that exclude each other.
     """
 
-    teacher: GaussianTeacher
+    teacher: Teacher
     student: Student
     design: Design
 
     def __post_init__(self) -> None:
-        for name, value, kinds in (
-            ("teacher", self.teacher, (GaussianTeacher,)),
-            ("student", self.student, (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent)),
-            ("design", self.design, (Design,)),
-        ):
-            if not isinstance(value, kinds):
-                wanted = " or ".join(kind.__name__ for kind in kinds).replace(" or ", ", ", len(kinds) - 2)
-                raise invalid(name, f"be a {wanted}", f"a {type(value).__name__}")
+        _check_kind("teacher", self.teacher, tuple(STUDENTS_OF))
+        _check_kind("student", self.student, STUDENTS_OF[type(self.teacher)], f" for a {type(self.teacher).__name__}")
+        _check_kind("design", self.design, (Design,))
+        if isinstance(self.teacher, CategoricalTeacher):
+            self._check_categorical(self.teacher)
+            return
+        if self.design.strategy == "soft_labels":
+            raise invalid("strategy", "be another for a GaussianTeacher, whose mean is not sampled", "soft_labels")
         self._check_query()
         self._check_responses()
         if isinstance(self.student, LinearStudent):
@@ -94,6 +104,29 @@ class DistillationProblem:
         else:
             self._check_network_student(self.student)
 
+    def _check_categorical(self, teacher: CategoricalTeacher) -> None:
+        design = self.design
+        if design.strategy == "variance_weighting":
+            raise invalid(
+                "strategy", "be single, averaging, multi_response or soft_labels for classes", design.strategy
+            )
+        if design.n_generations > 1:
+            raise invalid("n_generations", "be 1 for a CategoricalTeacher", design.n_generations)
+        if isinstance(self.student, TabularStudent):
+            if design.X_query is not None:
+                raise invalid("X_query", "be left out for a TabularStudent, which knows its inputs alone", "given")
+            if "data_resampling" in design.sources:
+                raise invalid("sources", "be without 'data_resampling' for a TabularStudent", "data_resampling")
+            counts = self.student.pseudo_count
+            if counts.ndim and counts.shape != (teacher.n_outputs,):
+                raise invalid("pseudo_count", f"have one entry per class ({teacher.n_outputs})", f"{counts.shape[0]}")
+        elif teacher.X is None:
+            raise invalid("X", "be given to the teacher of a student with inputs", None)
+        else:
+            self._check_query()
+        if design.point_labels is not None:
+            as_labels("point_labels", design.point_labels, self.n_points)
+
     def _check_query(self) -> None:
         query, p = self.design.X_query, self.teacher.n_features
         if query is not None and query.shape[1] != p:
@@ -109,20 +142,21 @@ class DistillationProblem:
             )
         weighting = self.design.weighting
         if weighting is not None:
-            n = self.teacher.n_inputs
+            teacher = self.gaussian_teacher
+            n = teacher.n_inputs
             if self.teacher.n_outputs > 1:
                 raise invalid("mean", "have one output with strategy 'variance_weighting'", f"{self.teacher.n_outputs}")
-            if weighting.weight_is_estimated and not self.teacher.is_diagonal:
+            if weighting.weight_is_estimated and not teacher.is_diagonal:
                 raise invalid("noise_variance", "be a scalar or (n,) with an estimated weight", "a correlated one")
             if weighting.variance_estimate is not None and rho == 1.0:
                 raise invalid(
                     "response_correlation", f"be less than 1 with weight={weighting.variance_estimate!r}", rho
                 )
-            if weighting.variance_estimate == "shrunken" and (self.teacher.variances <= 0.0).any():
+            if weighting.variance_estimate == "shrunken" and (teacher.variances <= 0.0).any():
                 raise invalid(
                     "noise_variance",
                     "be greater than 0 at every input with weight='shrunken' (variances are compared by logarithms)",
-                    f"0 at index {int(np.argmin(self.teacher.variances))}",
+                    f"0 at index {int(np.argmin(teacher.variances))}",
                 )
             for name in ("student_estimate", "weight"):
                 value = getattr(weighting, name)
@@ -202,14 +236,50 @@ class DistillationProblem:
             )
 
     @property
+    def gaussian_teacher(self) -> GaussianTeacher:
+        """The teacher, where it is a GaussianTeacher.
+
+        Raises
+        ------
+        UnsupportedProblemError
+            If it is not.
+        """
+        if not isinstance(self.teacher, GaussianTeacher):
+            raise UnsupportedProblemError(f"this needs a GaussianTeacher; got a {type(self.teacher).__name__}")
+        return self.teacher
+
+    @property
+    def categorical_teacher(self) -> CategoricalTeacher:
+        """The teacher, where it is a CategoricalTeacher.
+
+        Raises
+        ------
+        UnsupportedProblemError
+            If it is not.
+        """
+        if not isinstance(self.teacher, CategoricalTeacher):
+            raise UnsupportedProblemError(f"this needs a CategoricalTeacher; got a {type(self.teacher).__name__}")
+        return self.teacher
+
+    @property
     def X_query(self) -> NDArray[np.float64]:
-        """Query points, shape (m, p): the training inputs where the design names none."""
-        return self.teacher.X if self.design.X_query is None else self.design.X_query
+        """Query points, shape (m, p): the training inputs where the design names none.
+
+        Raises
+        ------
+        UnsupportedProblemError
+            If the teacher has no inputs to fall back on.
+        """
+        if self.design.X_query is not None:
+            return self.design.X_query
+        if self.teacher.X is None:
+            raise UnsupportedProblemError("this needs a teacher with inputs X; got a CategoricalTeacher without")
+        return self.teacher.X
 
     @property
     def n_points(self) -> int:
         """Number of query points, m."""
-        return int(self.X_query.shape[0])
+        return self.teacher.n_inputs if self.design.X_query is None else int(self.design.X_query.shape[0])
 
     @property
     def point_labels(self) -> tuple[Any, ...]:
@@ -288,6 +358,12 @@ class DistillationProblem:
         if missing:
             raise invalid("source", "have the tables teacher, student and design", f"no [{missing[0]}]")
         return cls(**{part: _from_table(part, document[part]) for part in _KINDS})
+
+
+def _check_kind(name: str, value: object, kinds: tuple[type, ...], where: str = "") -> None:
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds).replace(" or ", ", ", len(kinds) - 2)
+        raise invalid(name, f"be a {wanted}{where}", f"a {type(value).__name__}")
 
 
 def _read(path: Path) -> str:

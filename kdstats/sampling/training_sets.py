@@ -107,7 +107,7 @@ def draw_responses(
     The teacher's fitting error is drawn once per student, in the first generation only: later
     teachers are students, whose predictions come in as ``mean``, shape (BLOCK, n, q).
     """
-    teacher, k = problem.teacher, problem.design.n_responses
+    teacher, k = problem.gaussian_teacher, problem.design.n_responses
     shape = (BLOCK, k, teacher.n_inputs, teacher.n_outputs)
     centre = teacher.mean_by_output[None] if mean is None else mean
     if "teacher_output" not in problem.design.sources:
@@ -157,18 +157,18 @@ def initial_coefficients(
     assert isinstance(student, LinearStudent)
     if student.training is None or "student_initialization" not in problem.design.sources:
         return None
-    width = problem.teacher.n_features + int(student.fit_intercept)
+    width = problem.gaussian_teacher.n_features + int(student.fit_intercept)
     generator = seeds.generator("student_initialization", role, block)
-    draws = generator.standard_normal((BLOCK, width, problem.teacher.n_outputs))
+    draws = generator.standard_normal((BLOCK, width, problem.gaussian_teacher.n_outputs))
     return np.asarray(student.training.initialization_sd * draws)
 
 
 def oracle_labels(problem: DistillationProblem, responses: FloatArray) -> FloatArray:
     """Mix mean responses (BLOCK, n, 1) with the noiseless teacher mean by the published weight."""
-    true = problem.teacher.variances[:, None]
+    true = problem.gaussian_teacher.variances[:, None]
     empirical = responses.var(axis=1)
     alpha = np.divide(true, empirical + true, out=np.ones_like(empirical), where=true > 0)
-    return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * problem.teacher.mean_by_output)
+    return np.asarray(alpha * responses.mean(axis=1) + (1.0 - alpha) * problem.gaussian_teacher.mean_by_output)
 
 
 def estimated_weight(
@@ -238,18 +238,18 @@ def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> Flo
     weighting = problem.design.weighting
     assert weighting is not None
     if weighting.is_oracle:
-        return problem.teacher.mean_by_output[None]
+        return problem.gaussian_teacher.mean_by_output[None]
     assert weighting.student_variance is not None
     estimate = np.asarray(weighting.student_estimate, dtype=np.float64)[None, None, :, None]
     draws = seeds.generator("student_initialization", "own estimate", block).standard_normal(
-        (BLOCK, 1, problem.teacher.n_inputs, 1)
+        (BLOCK, 1, problem.gaussian_teacher.n_inputs, 1)
     )
     return np.asarray(estimate + _scale(draws, covariance_root(weighting.student_variance)))[:, 0]
 
 
 def draw_counts(problem: DistillationProblem, seeds: Seeds, block: int) -> NDArray[np.int64] | None:
     """Draw how often each student of one block sees each input, shape (BLOCK, n); None without resampling."""
-    size, n = problem.resample_size, problem.teacher.n_inputs
+    size, n = problem.resample_size, problem.gaussian_teacher.n_inputs
     if size is None:
         return None
     rows = seeds.generator("data_resampling", block).integers(n, size=(BLOCK, size))

@@ -273,7 +273,7 @@ def _sweep_noise(stage: _Stage, problem: DistillationProblem, engine: str) -> Sw
     factors = sorted(set(stage.study.run.sweep_noise))
     if not factors:
         return None
-    noise, mean = problem.teacher.noise_variance, float(problem.teacher.variances.mean())
+    noise, mean = problem.gaussian_teacher.noise_variance, float(problem.gaussian_teacher.variances.mean())
     cells = {factor * mean: problem.with_teacher(noise_variance=factor * noise) for factor in factors}
     return _sweep(stage, cells, dim="noise_variance", engine=engine, first_part=200)
 

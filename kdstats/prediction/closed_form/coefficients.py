@@ -88,8 +88,8 @@ def expected_residual_variance(problem: DistillationProblem, smoother: Smoother,
     student = problem.student
     assert isinstance(student, LinearStudent)
     if "student_output" not in problem.design.sources:
-        return np.zeros(problem.teacher.n_outputs)
-    n, rows_per_input = problem.teacher.n_inputs, _rows_per_input(problem)
+        return np.zeros(problem.gaussian_teacher.n_outputs)
+    n, rows_per_input = problem.gaussian_teacher.n_inputs, _rows_per_input(problem)
     seen = n if problem.resample_size is None else problem.resample_size
     used = n - smoother.residual_degrees_of_freedom
     divisor = float(seen * rows_per_input)

@@ -33,6 +33,8 @@ from kdstats.prediction.closed_form.resampling import (
     resampled_rows_spread,
     warn_outside_regime,
 )
+from kdstats.prediction.closed_form.tabular import tabular_components
+from kdstats.problem.categorical import TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_flag
@@ -75,12 +77,12 @@ class ClosedForm:
 
 
 def predict(problem: DistillationProblem, *, rng: object = None, covariance: bool = False) -> VarianceComponents:
-    """Predict the variance components of linear students in closed form.
+    """Predict the variance components of linear and tabular students in closed form.
 
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.LinearStudent`.
+        With a :class:`~kdstats.LinearStudent` or a :class:`~kdstats.TabularStudent`.
     rng : object, optional
         Accepted as by every engine, and not used: nothing is random here.
     covariance : bool, default False
@@ -112,6 +114,8 @@ def predict(problem: DistillationProblem, *, rng: object = None, covariance: boo
     """
     started = time.perf_counter()
     as_flag("covariance", covariance)
+    if isinstance(problem.student, TabularStudent):
+        return tabular_components(problem, covariance=covariance)
     answer = closed_form(problem)
     attrs = {
         "engine": "closed_form",
@@ -138,9 +142,10 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
     student = problem.student
     if not isinstance(student, LinearStudent):
         raise UnsupportedProblemError(
-            f"the closed form covers a LinearStudent; got a {type(student).__name__} (`kdstats.observe` trains it)"
+            f"the closed form covers a LinearStudent or a TabularStudent; got a {type(student).__name__} "
+            "(`kdstats.observe` trains it)"
         )
-    with one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         return _closed_form(problem, student)
 
 
@@ -159,21 +164,21 @@ def _closed_form(problem: DistillationProblem, student: LinearStudent) -> Closed
             f"resampled rows to first order; relative error of order {check_regime(problem, size):.2g}"
         )
         exactness = "asymptotic"
-        scale = problem.teacher.n_inputs / size
+        scale = problem.gaussian_teacher.n_inputs / size
     fit = smoother(problem, penalty_scale=scale)
     labels = label_law(problem, fit if size is None else smoother(problem))  # pilot students see every row
     varying = inflated_labels(problem, fit, labels) if student.weights_are_estimated else labels
     law = coefficient_law(problem, fit, varying)
     intra = expected_residual_variance(problem, fit, labels)
     query = augment(problem.X_query, student)
-    spreads = [query @ law.spread] * problem.teacher.n_outputs
+    spreads = [query @ law.spread] * problem.gaussian_teacher.n_outputs
     if size is not None:
         rows = resampled_rows_spread(problem, fit, labels, size)
         spreads = [np.hstack([common, query @ extra]) for common, extra in zip(spreads, rows, strict=True)]
     if student.weights_are_estimated:
         intra = intra * residual_inflation(problem.design.n_responses)
         exactness = "asymptotic"
-        order = warn_outside_regime(problem, problem.teacher.n_inputs, "estimated weights")
+        order = warn_outside_regime(problem, problem.gaussian_teacher.n_inputs, "estimated weights")
         notes["approximation"] = (
             "estimated weights: many inputs at a fixed number of Gaussian responses; "
             f"relative error of order {order:.2g}"

@@ -32,12 +32,12 @@ def inflated_labels(problem: DistillationProblem, smoother: Smoother, labels: La
     UnsupportedProblemError
         If responses to different inputs are correlated, and with them the estimated weights.
     """
-    if not problem.teacher.is_diagonal:
+    if not problem.gaussian_teacher.is_diagonal:
         raise UnsupportedProblemError(
             "the closed form covers weights='estimated' for responses that are uncorrelated across inputs; "
             "use engine='monte_carlo' for this teacher"
         )
-    k, n = problem.design.n_responses, problem.teacher.n_inputs
+    k, n = problem.design.n_responses, problem.gaussian_teacher.n_inputs
     inverse_sd = smoother.whiten.inverse_sd
     assert inverse_sd is not None
     misfit = smoother.residuals(smoother.whiten(labels.mean))[:, 0] / inverse_sd

@@ -60,13 +60,13 @@ def predict_grid(
             f"the closed form covers a LinearStudent; got a {type(problem.student).__name__} "
             f"(`kdstats.observe` trains it)"
         )
-    if problem.teacher.noise_variance.ndim:
+    if problem.gaussian_teacher.noise_variance.ndim:
         raise invalid(
             "problem",
             "have a scalar noise_variance for a grid over it",
-            f"shape {problem.teacher.noise_variance.shape}",
+            f"shape {problem.gaussian_teacher.noise_variance.shape}",
         )
-    own = problem.teacher.noise_variance
+    own = problem.gaussian_teacher.noise_variance
     levels = as_array("noise_variance", [own] if noise_variance is None else noise_variance, ndim=1)
     if (levels < 0.0).any():
         raise invalid("noise_variance", "be at least 0", float(levels.min()))
@@ -122,7 +122,7 @@ def _affine(
     base, unit = (closed_form(_cell(problem, level, 1)) for level in (0.0, 1.0))
     for k in counts:
         problem.with_design(n_responses=k, strategy="averaging")  # refuses an impossible correlation
-    n_responses, rho = np.array(counts), problem.teacher.response_correlation
+    n_responses, rho = np.array(counts), problem.gaussian_teacher.response_correlation
     variances = np.multiply.outer(levels, (1.0 + (n_responses - 1) * rho) / n_responses)[:, :, None, None]
     inter = base.inter_student + variances * (unit.inter_student - base.inter_student)
     intra = base.intra_student + variances * (unit.intra_student - base.intra_student)

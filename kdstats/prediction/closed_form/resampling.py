@@ -62,7 +62,7 @@ def check_regime(problem: DistillationProblem, size: int) -> float:
 
 def warn_outside_regime(problem: DistillationProblem, n_rows: int, what: str) -> float:
     """Return coefficients per row, the order of a first-order result's relative error; warn where it is large."""
-    width = problem.teacher.n_features + int(getattr(problem.student, "fit_intercept", False))
+    width = problem.gaussian_teacher.n_features + int(getattr(problem.student, "fit_intercept", False))
     order = width / n_rows
     if n_rows < REGIME_RATIO * width:
         warnings.warn(

@@ -258,7 +258,7 @@ def _prepare(
     trainer = linear_map(problem, fit, source) if is_linear else own_rows(problem, fit, source)
     query = augment(problem.X_query, student)
     use_control = not is_linear and wants_control is not False and _has_exact_labels(problem, law)
-    variance = np.zeros((problem.teacher.n_outputs, len(query)))
+    variance = np.zeros((problem.gaussian_teacher.n_outputs, len(query)))
     if use_control:
         variance = variance + _control_variance(problem, fit, query)
         use_control = bool(variance.any())
@@ -289,11 +289,11 @@ def _control_variance(problem: DistillationProblem, fit: Smoother, query: FloatA
     """Exact variance at the query points of the full-sample linear student, shape (m,)."""
     control = control_smoother(problem, fit)
     covariance = label_law(problem, fit).covariance
-    gain = query @ control.coefficient_map @ control.whiten(np.eye(problem.teacher.n_inputs))
+    gain = query @ control.coefficient_map @ control.whiten(np.eye(problem.gaussian_teacher.n_inputs))
     if covariance.ndim == 2:
-        variance = np.einsum("mi,mi->m", gain @ as_full(covariance, problem.teacher.n_inputs), gain)
+        variance = np.einsum("mi,mi->m", gain @ as_full(covariance, problem.gaussian_teacher.n_inputs), gain)
     else:
-        variance = gain**2 @ np.broadcast_to(covariance, (problem.teacher.n_inputs,))
+        variance = gain**2 @ np.broadcast_to(covariance, (problem.gaussian_teacher.n_inputs,))
     initial = initialization_variance(problem)
     if initial > 0.0 and control.initial_map is not None:
         variance = variance + initial * ((query @ control.initial_map) ** 2).sum(axis=1)

@@ -91,7 +91,7 @@ class LabelSource:
         return self._draw_fused(block, count) if self.is_fused else self._draw_general(block, count)
 
     def _draw_fused(self, block: int, count: int) -> Labels:
-        teacher, design = self.problem.teacher, self.problem.design
+        teacher, design = self.problem.gaussian_teacher, self.problem.design
         n, q, last = teacher.n_inputs, teacher.n_outputs, design.n_generations - 1
         k = 1 if teacher.response_correlation == 1.0 else design.n_responses
         key = self.keys["teacher_output"]
@@ -138,7 +138,7 @@ class LabelSource:
         assert isinstance(student, LinearStudent)
         if student.training is None or "student_initialization" not in self.problem.design.sources:
             return None
-        shape = (count, self.problem.teacher.n_outputs, self.smoother.inputs.shape[1])
+        shape = (count, self.problem.gaussian_teacher.n_outputs, self.smoother.inputs.shape[1])
         key = self.keys["student_initialization"]
         return student.training.initialization_sd * self._gaussian(key, generation, block, shape)
 
@@ -155,7 +155,9 @@ class LabelSource:
         noise = self._own(drawn.labels[:count] - self.raw_centre)
         within: FloatArray | None = None
         if self.needs_within and self.whiten.lower is None:
-            variances = np.ones(problem.teacher.n_inputs) if self.whiten.is_identity else self.whiten.inverse_sd
+            variances = (
+                np.ones(problem.gaussian_teacher.n_inputs) if self.whiten.is_identity else self.whiten.inverse_sd
+            )
             assert variances is not None
             within = drawn.within[:count].transpose(0, 2, 1) * variances**2
         elif self.needs_within:
@@ -178,7 +180,7 @@ class LabelSource:
 
 def label_source(problem: DistillationProblem, smoother: Smoother, law: NoiseLaw, seeds: Seeds) -> LabelSource:
     """Choose how the labels of a problem are drawn."""
-    teacher, design, student = problem.teacher, problem.design, problem.student
+    teacher, design, student = problem.gaussian_teacher, problem.design, problem.student
     assert isinstance(student, LinearStudent)
     n, q = teacher.n_inputs, teacher.n_outputs
     whiten = Whitening() if student.weights_are_estimated else smoother.whiten
@@ -214,7 +216,7 @@ def label_source(problem: DistillationProblem, smoother: Smoother, law: NoiseLaw
 
 def _mean_share(problem: DistillationProblem, share: float) -> float:
     """Variance of the mean of k correlated responses over that of the mean of as many innovations as are drawn."""
-    return 1.0 if problem.teacher.response_correlation == 1.0 else max(share, 0.0)
+    return 1.0 if problem.gaussian_teacher.response_correlation == 1.0 else max(share, 0.0)
 
 
 def _key(seeds: Seeds, source: str) -> NDArray[np.uint64]:

@@ -271,9 +271,14 @@ def control_smoother(problem: DistillationProblem, fit: Smoother) -> Smoother:
     """Return the full-sample student whose penalty weighs as much as on the rows that a student sees."""
     student, size = problem.student, problem.resample_size
     assert isinstance(student, LinearStudent)
-    if size is None or student.penalty == 0.0 or size == problem.teacher.n_inputs or student.training is not None:
+    if (
+        size is None
+        or student.penalty == 0.0
+        or size == problem.gaussian_teacher.n_inputs
+        or student.training is not None
+    ):
         return fit
-    return smoother(problem, penalty_scale=problem.teacher.n_inputs / size)
+    return smoother(problem, penalty_scale=problem.gaussian_teacher.n_inputs / size)
 
 
 def _factorized(rows: FloatArray, *, fit_intercept: bool) -> Factorization:
@@ -298,7 +303,7 @@ def _rows_per_input(problem: DistillationProblem) -> int:
 
 def _residual_scale(problem: DistillationProblem, fit: Smoother) -> float | None:
     """Factor from a residual sum of squares to a residual variance; None where outputs are not random."""
-    student, n = problem.student, problem.teacher.n_inputs
+    student, n = problem.student, problem.gaussian_teacher.n_inputs
     assert isinstance(student, LinearStudent)
     if "student_output" not in problem.design.sources:
         return None

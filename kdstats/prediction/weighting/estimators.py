@@ -93,7 +93,7 @@ ESTIMATORS = {
 
 def refusal(name: str, problem: DistillationProblem) -> str | None:
     """Return why this estimator has no answer for this problem, or None."""
-    estimator, k, teacher = ESTIMATORS[name], problem.design.n_responses, problem.teacher
+    estimator, k, teacher = ESTIMATORS[name], problem.design.n_responses, problem.gaussian_teacher
     if k == 1:
         if estimator.family == "split":
             return "undefined at k=1: a pilot needs a response of its own"

@@ -304,7 +304,7 @@ def _check(problem: DistillationProblem) -> None:
         (student.weights_are_estimated, "a student with weights='estimated' (it is among the rows)"),
         ("data_resampling" in problem.design.sources, "resampled rows"),
         (problem.design.n_generations > 1, "chains of distillations"),
-        (problem.teacher.n_outputs > 1, "teachers of several outputs (take one at a time)"),
+        (problem.gaussian_teacher.n_outputs > 1, "teachers of several outputs (take one at a time)"),
     ):
         if is_outside:
             raise UnsupportedProblemError(f"weighting gains do not cover {what}")
@@ -352,7 +352,7 @@ def _raw_map(fit: Smoother) -> FloatArray:
 
 def _exact(setting: Setting, name: str, *, is_gaussian: bool) -> Estimate | None:
     """Return the ratios where labels are a fixed linear map of the responses, else None."""
-    problem, mean = setting.problem, setting.problem.teacher.mean_by_output[:, 0]
+    problem, mean = setting.problem, setting.problem.gaussian_teacher.mean_by_output[:, 0]
     covariance = mean_response_covariance(problem, problem.design.n_responses)
     if name == "averaging":
         return Estimate(variance=1.0, error=1.0, label_error=1.0)
@@ -376,7 +376,7 @@ def _exact(setting: Setting, name: str, *, is_gaussian: bool) -> Estimate | None
 
 def _same_responses_map(setting: Setting, covariance: FloatArray, *, ignores_covariance: bool) -> FloatArray:
     """Return the map from mean responses to labels mixed with a pilot trained on them, shape (n, n)."""
-    hat, mean = setting.pilot.raw_hat, setting.problem.teacher.mean_by_output[:, 0]
+    hat, mean = setting.pilot.raw_hat, setting.problem.gaussian_teacher.mean_by_output[:, 0]
     passed = _times(hat, covariance)
     error = np.einsum("ij,ij->i", passed, hat) + (hat @ mean - mean) ** 2
     shared = np.zeros(len(mean)) if ignores_covariance else np.diag(passed)
@@ -394,7 +394,7 @@ def _ratios(
     mixing: FloatArray | None = None,
 ) -> Estimate:
     """Return the ratios of a student for labels of this mean and covariance (with ``mixing``, before mixing)."""
-    teacher_mean = setting.problem.teacher.mean_by_output[:, 0]
+    teacher_mean = setting.problem.gaussian_teacher.mean_by_output[:, 0]
     gain = setting.gram_root @ coefficient_map
     bias = gain @ label_mean - setting.gram_root @ setting.coefficient_map @ teacher_mean
     if mixing is None:

@@ -85,7 +85,7 @@ def simulate(
     """Return the ratios of the named estimators from the same simulated students."""
     deviations: dict[str, list[FloatArray]] = {name: [] for name in ("averaging", *names)}
     label_errors: dict[str, list[FloatArray]] = {name: [] for name in deviations}
-    teacher_mean = setting.problem.teacher.mean_by_output[:, 0]
+    teacher_mean = setting.problem.gaussian_teacher.mean_by_output[:, 0]
     noiseless = setting.coefficient_map @ teacher_mean
     fit_inputs = _input_fit(setting) if any(ESTIMATORS[name].family == "inputs" for name in names) else None
     for block in range(-(-n_students // BLOCK)):

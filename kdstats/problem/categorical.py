@@ -1,0 +1,208 @@
+"""Teachers that answer with one of C classes, and students that learn class probabilities from the answers.
+
+One response is a class; as a label it is a vector with a 1 at that class. A language model's next token
+and a classifier's answer are of this kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kdstats.errors import invalid
+from kdstats.problem.validation import as_array, as_count, as_labels, as_matrix, as_number, frozen
+
+__all__ = ["CategoricalTeacher", "TabularStudent"]
+
+FloatArray = NDArray[np.float64]
+
+#: Largest distance of a row's sum from 1 that is taken for rounding and divided out.
+SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class CategoricalTeacher:
+    r"""Teacher whose response to each input is one of C classes.
+
+    Responses to different inputs are independent. The k responses to one input are independent given
+    that input's answer law :math:`\pi`, which is :math:`p_i` itself, or, with a response correlation
+    :math:`\rho > 0`, a draw from the Dirichlet law with mean :math:`p_i` and concentration
+    :math:`1/\rho - 1` that they share. Either way a response has law :math:`p_i`, and the indicators of a
+    class in two responses have correlation :math:`\rho`.
+
+    Parameters
+    ----------
+    probabilities : array_like, shape (n, C)
+        Probability of each class at each input; rows sum to 1 (up to 1e-6, which is divided out), C >= 2.
+    X : array_like or DataFrame, shape (n, p), optional
+        Training inputs. A tabular student does without.
+    response_correlation : float, default 0.0
+        Correlation :math:`\rho` between the responses to one input, in [0, 1].
+    class_labels : sequence, optional
+        Names of the classes, which become the labels of the dim ``output``. Default: 0 to C-1.
+
+    Raises
+    ------
+    ProblemError
+        If a probability is negative or not finite, a row does not sum to 1, or shapes do not fit.
+
+    Examples
+    --------
+    >>> import kdstats as kd
+    >>> teacher = kd.CategoricalTeacher([[0.7, 0.2, 0.1]])
+    >>> teacher.at_temperature(0.5).probabilities.round(3)
+    array([[0.907, 0.074, 0.019]])
+    >>> teacher.truncated(top_k=2).probabilities.round(3)
+    array([[0.778, 0.222, 0.   ]])
+    """
+
+    probabilities: FloatArray
+    X: FloatArray | None = None
+    response_correlation: float = field(default=0.0, kw_only=True)
+    class_labels: tuple[Any, ...] | None = field(default=None, kw_only=True)
+
+    if TYPE_CHECKING:  # what users may pass; the fields hold canonical arrays
+
+        def __init__(
+            self,
+            probabilities: ArrayLike,
+            X: ArrayLike | None = None,
+            *,
+            response_correlation: float = 0.0,
+            class_labels: Any = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        probabilities = as_matrix("probabilities", self.probabilities)
+        n, n_classes = probabilities.shape
+        if n_classes < 2:
+            raise invalid("probabilities", "have at least 2 columns, one per class", f"{n_classes}")
+        if (probabilities < 0).any():
+            row, column = np.argwhere(probabilities < 0)[0]
+            raise invalid(
+                "probabilities", "be at least 0", f"{probabilities[row, column]:g} at index ({row}, {column})"
+            )
+        sums = probabilities.sum(axis=1)
+        off = int(np.argmax(np.abs(sums - 1.0)))
+        if abs(sums[off] - 1.0) > SUM_TOLERANCE:
+            raise invalid("probabilities", "sum to 1 in every row", f"{sums[off]:.8g} in row {off}")
+        object.__setattr__(self, "probabilities", frozen(probabilities / sums[:, None]))
+        if self.X is not None:
+            inputs = as_matrix("X", self.X)
+            if len(inputs) != n:
+                raise invalid("X", f"have one row per row of probabilities ({n})", f"{len(inputs)}")
+            object.__setattr__(self, "X", inputs)
+        correlation = as_number("response_correlation", self.response_correlation, minimum=0.0, maximum=1.0)
+        object.__setattr__(self, "response_correlation", correlation)
+        if self.class_labels is not None:
+            object.__setattr__(self, "class_labels", as_labels("class_labels", self.class_labels, n_classes))
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of training inputs, n."""
+        return int(self.probabilities.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of X; 0 without one."""
+        return 0 if self.X is None else int(self.X.shape[1])
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes, C."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def output_labels(self) -> tuple[Any, ...]:
+        """Names of the classes."""
+        return tuple(range(self.n_outputs)) if self.class_labels is None else self.class_labels
+
+    @property
+    def gini(self) -> FloatArray:
+        """Gini index of each input's answer law, the total variance of a label, shape (n,)."""
+        return frozen(1.0 - (self.probabilities**2).sum(axis=1))
+
+    def at_temperature(self, temperature: float) -> CategoricalTeacher:
+        """Return the teacher that samples at another temperature: probabilities to the power 1/T, rescaled.
+
+        Parameters
+        ----------
+        temperature : float
+            Greater than 0; 1 changes nothing, towards 0 only the likeliest classes are left.
+        """
+        power = 1.0 / as_number("temperature", temperature, minimum=0.0, exclusive=True)
+        with np.errstate(divide="ignore"):
+            logits = power * np.log(self.probabilities)
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return replace(self, probabilities=raised / raised.sum(axis=1, keepdims=True))
+
+    def truncated(self, *, top_k: int | None = None, top_p: float | None = None) -> CategoricalTeacher:
+        """Return the teacher that answers among its likeliest classes only.
+
+        Parameters
+        ----------
+        top_k : int, optional
+            Keep this many classes of each input; of equally likely ones those that come first.
+        top_p : float, optional
+            Keep the likeliest classes until their probabilities sum to at least this (nucleus sampling).
+            With both, ``top_k`` is applied first and its rest rescaled, as generation libraries do.
+        """
+        kept = self.probabilities
+        if top_k is not None:
+            kept = _likeliest(kept, ranks_kept=as_count("top_k", top_k))
+        if top_p is not None:
+            mass = as_number("top_p", top_p, minimum=0.0, maximum=1.0)
+            if mass == 0.0:
+                raise invalid("top_p", "be greater than 0", mass)
+            kept = _nucleus(kept, mass)
+        return replace(self, probabilities=kept)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TabularStudent:
+    r"""Student that memorises each input: its probabilities are the frequencies of the answers it saw.
+
+    With pseudo-counts :math:`a_c` it answers class c with :math:`(n_c + a_c)/(k + \sum a)`, the
+    posterior mean under a Dirichlet prior.
+
+    Parameters
+    ----------
+    pseudo_count : float or (C,) array_like, default 0.0
+        Pseudo-count of each class, at least 0. A number counts for every class.
+    """
+
+    pseudo_count: FloatArray = field(default=0.0)  # type: ignore[arg-type]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, pseudo_count: ArrayLike = 0.0) -> None: ...
+
+    def __post_init__(self) -> None:
+        counts = as_array("pseudo_count", self.pseudo_count, ndim=(0, 1))
+        if (counts < 0).any():
+            raise invalid("pseudo_count", "be at least 0", float(counts.min()))
+        object.__setattr__(self, "pseudo_count", counts)
+
+    def pseudo_counts(self, n_classes: int) -> FloatArray:
+        """Return one pseudo-count per class."""
+        return np.broadcast_to(self.pseudo_count, (n_classes,))
+
+
+def _likeliest(probabilities: FloatArray, *, ranks_kept: int) -> FloatArray:
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    kept = np.zeros_like(probabilities)
+    chosen = order[:, :ranks_kept]
+    np.put_along_axis(kept, chosen, np.take_along_axis(probabilities, chosen, axis=1), axis=1)
+    return np.asarray(kept / kept.sum(axis=1, keepdims=True))
+
+
+def _nucleus(probabilities: FloatArray, mass: float) -> FloatArray:
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    sorted_ = np.take_along_axis(probabilities, order, axis=1)
+    before = np.cumsum(sorted_, axis=1) - sorted_
+    kept = np.zeros_like(probabilities)
+    np.put_along_axis(kept, order, np.where(before < mass, sorted_, 0.0), axis=1)
+    return np.asarray(kept / kept.sum(axis=1, keepdims=True))
