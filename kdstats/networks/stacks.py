@@ -212,7 +212,7 @@ class _TrainingRows:
         Mean square of the responses around a label that is their mean. Default: 0.
     weights : (C, N) tensor, optional
         How often each row counts. Default: once.
-    head : {"mean", "gaussian"}
+    head : {"mean", "gaussian", "softmax"}
     """
 
     inputs: torch.Tensor
@@ -243,9 +243,11 @@ class _TrainingRows:
         return (by_row * (self.weights / self.weights.sum(dim=1, keepdim=True))).sum(dim=1)
 
     def _losses_by_row(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Mean over the teacher's outputs of each row's loss, shape (C, N)."""
+        """Loss of each row, shape (C, N): the mean over outputs, or the cross-entropy of classes."""
         if self.head == "mean":
             return (outputs - self.labels).square().mean(dim=2)
+        if self.head == "softmax":
+            return -(self.labels * torch.log_softmax(outputs, dim=2)).sum(dim=2)
         mean, log_variance = outputs.chunk(2, dim=2)
         squares = (mean - self.labels).square()
         squares = squares if self.spread is None else squares + self.spread

@@ -25,7 +25,7 @@ from kdstats.sampling import BLOCK
 from kdstats.sampling.classes import draw_class_counts
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["observe"]
+__all__ = ["assemble_classes", "observe"]
 
 FloatArray = NDArray[np.float64]
 
@@ -90,6 +90,31 @@ def observe(
             counts = draw_class_counts(problem, seeds, block)[: part.stop - part.start]
             probabilities[part] = (counts + pseudo) / (problem.design.n_responses + pseudo.sum())
             bar.show(part.stop, n_students)
+    return assemble_classes(
+        probabilities,
+        problem,
+        seeds=seeds,
+        engine="categorical",
+        training="frequencies of the classes seen",
+        started=started,
+        n_replicates=n_replicates,
+    )
+
+
+def assemble_classes(
+    probabilities: FloatArray,
+    problem: DistillationProblem,
+    *,
+    seeds: Seeds,
+    engine: str,
+    training: str,
+    started: float,
+    n_replicates: int | None = None,
+) -> VarianceComponents:
+    """Estimate the components of students that give every class a probability, shape (S, m, C).
+
+    A student's own variance at a class of probability p is p(1-p); with ``n_replicates``, classes are drawn instead.
+    """
     is_quiet = "student_output" not in problem.design.sources
     outputs = probabilities[:, None]
     known: FloatArray | None = np.zeros_like(probabilities)
@@ -101,11 +126,11 @@ def observe(
         xr.DataArray(outputs, dims=DIMS, coords={"output": list(problem.categorical_teacher.output_labels)}),
         variances=known,
         point_labels=problem.point_labels,
-        engine="categorical",
+        engine=engine,
         attrs={
             "exactness": "observed",
             "seed": seeds.as_dict(),
-            "training": "frequencies of the classes seen",
+            "training": training,
             "problem": problem.fingerprint(),
         },
     )

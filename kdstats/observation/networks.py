@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ObservationError, invalid
@@ -35,13 +36,16 @@ from kdstats.networks.linear_training import descend, minimise
 from kdstats.networks.stacks import BatchOrder
 from kdstats.networks.training import train_networks
 from kdstats.observation.assembly import as_replicates, assemble_components
+from kdstats.observation.categorical import assemble_classes
 from kdstats.observation.predictive import residual_divisor, residual_variance
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import REPLACED_BY_MODULE, LinearStudent, NetworkStudent
 from kdstats.problem.validation import as_count
 from kdstats.progress import Progress, ProgressLike
 from kdstats.sampling import BLOCK, NoiseLaw, TrainingBlock, as_noise_law, draw_training_block, initial_coefficients
-from kdstats.sampling.training_sets import draw_responses
+from kdstats.sampling.classes import draw_class_counts, responses_of
+from kdstats.sampling.training_sets import draw_counts, draw_responses
 from kdstats.streams import Seeds, as_seeds
 
 __all__ = ["observe"]
@@ -106,7 +110,8 @@ def observe(
     A student's own predictive distribution at a point is its prediction plus Gaussian noise with
     its residual variance: for a linear student as its ``residual_variance`` says, for a network the
     residual sum of squares over the number of its rows, held-out ones included (maximum likelihood); a
-    network with the head ``gaussian`` predicts that variance itself, at each point. With
+    network with the head ``gaussian`` predicts that variance itself, at each point. A
+    student of classes (head ``softmax``) has a variance p(1-p) at a class of probability p. With
     ``multi_response`` students trained full batch are trained on the mean labels, which give the gradients of the
     kn rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
 
@@ -127,19 +132,33 @@ def observe(
     trainer: _Trainer = (
         _Networks(problem, seeds, law) if isinstance(problem.student, NetworkStudent) else _Linear(problem, seeds, law)
     )
-    if "student_output" in problem.design.sources:
+    classes = isinstance(problem.teacher, CategoricalTeacher)
+    if classes and law.name != "gaussian":
+        raise invalid("noise_law", "be left out for a CategoricalTeacher", law.name)
+    if "student_output" in problem.design.sources and not classes:
         residual_divisor(problem, trainer.fit)
     trained: list[_Trained] = []
-    with Progress(progress) as bar, one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
+    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start
             whole_groups = slice(0, -(-size // LANES) * LANES)
-            drawn = _select(draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
+            whole = _class_block(problem, seeds, block) if classes else None
+            drawn = _select(whole or draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
             finished = trainer.train(drawn, block, n_workers)
             trained.append(_Trained(predictions=finished.predictions[:size], variances=finished.variances[:size]))
             bar.show(part.stop, n_students)
     answers = _joined(trained)
+    if classes:
+        return assemble_classes(
+            answers.predictions,
+            problem,
+            seeds=seeds,
+            engine="networks",
+            training=trainer.description,
+            started=started,
+            n_replicates=n_replicates,
+        )
     return assemble_components(
         answers.predictions,
         problem,
@@ -187,8 +206,11 @@ class _Networks:
         student = problem.student
         assert isinstance(student, NetworkStudent)
         self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
+        inputs = problem.teacher.X
+        assert inputs is not None
+        self.X = inputs
         self.architecture = architecture_of(
-            student, n_features=problem.gaussian_teacher.n_features, n_outputs=problem.gaussian_teacher.n_outputs
+            student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
         )
         self.description = ", ".join([*_said(student, self.architecture), "float32"])
 
@@ -202,7 +224,7 @@ class _Networks:
         problem, n_students = self.problem, drawn.labels.shape[0]
         self._refuse_unseen(drawn, block * BLOCK + first)
         trained = train_networks(
-            problem.gaussian_teacher.X,
+            self.X,
             student=self.student,
             initial=self._initial(block, first, n_students),
             n_workers=n_workers,
@@ -214,12 +236,14 @@ class _Networks:
             return predict(self.architecture, trained.parameters, points, n_workers=n_workers)
 
         predictions = predict_at(problem.X_query)
+        if self.student.head == "softmax":
+            return _Trained(predictions=softmax(predictions, axis=2), variances=np.zeros((n_students, 1)))
         if self.student.head == "gaussian":
             means, log_variances = np.split(predictions, 2, axis=2)
             return _Trained(predictions=means, variances=np.exp(log_variances))
-        variances = np.zeros((n_students, problem.gaussian_teacher.n_outputs))
+        variances = np.zeros((n_students, problem.teacher.n_outputs))
         if "student_output" in problem.design.sources:
-            fitted = predictions if problem.design.X_query is None else predict_at(problem.gaussian_teacher.X)
+            fitted = predictions if problem.design.X_query is None else predict_at(self.X)
             variances = residual_variance(
                 problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
             )
@@ -230,13 +254,13 @@ class _Networks:
         problem, n_students = self.problem, drawn.labels.shape[0]
         if self.student.batch_size is None:
             several = problem.design.strategy == "multi_response"
-            spread = drawn.within / problem.design.n_responses if several else None
+            spread = drawn.within / problem.design.n_responses if several and self.student.head == "gaussian" else None
             return {"labels": drawn.labels, "row_weights": drawn.counts, "spread": spread}
-        n, k = problem.gaussian_teacher.n_inputs, 1
+        n, k = problem.teacher.n_inputs, 1
         labels = drawn.labels[:, None]
         if problem.design.strategy == "multi_response":
             k = problem.design.n_responses
-            labels = draw_responses(problem, self.seeds, block, self.law)[first : first + n_students]
+            labels = self._responses(block)[first : first + n_students]
         inputs = np.arange(n)[None]
         if drawn.counts is not None:
             inputs = np.stack([np.repeat(np.arange(n), counts) for counts in drawn.counts])
@@ -253,11 +277,22 @@ class _Networks:
             "order": order,
         }
 
+    def _responses(self, block: int) -> FloatArray:
+        """Every response of one block of students, shape (BLOCK, k, n, q)."""
+        problem = self.problem
+        if not isinstance(problem.teacher, CategoricalTeacher):
+            return draw_responses(problem, self.seeds, block, self.law)
+        counts = draw_class_counts(problem, self.seeds, block)
+        if "teacher_output" in problem.design.sources:
+            return responses_of(counts)
+        k = problem.design.n_responses
+        return np.repeat(counts[:, None] / k, k, axis=1)
+
     def _refuse_unseen(self, drawn: TrainingBlock, first_student: int) -> None:
         """Refuse students whose resample has no held-out input, or no other."""
         if self.student.early_stopping is None or drawn.counts is None:
             return
-        held = self.student.early_stopping.held_out_inputs(self.problem.gaussian_teacher.n_inputs)
+        held = self.student.early_stopping.held_out_inputs(len(self.X))
         for kind, inputs in (("", held), ("not ", ~held)):
             empty = np.flatnonzero(drawn.counts[:, inputs].sum(axis=1) == 0)
             if empty.size:
@@ -335,7 +370,7 @@ class _Linear:
 
         groups = for_groups(train_group, n_students, n_workers=n_workers)
         predictions, fitted = (np.concatenate(part) for part in zip(*groups, strict=True))
-        variances = np.zeros((n_students, self.problem.gaussian_teacher.n_outputs))
+        variances = np.zeros((n_students, self.problem.teacher.n_outputs))
         if "student_output" in self.problem.design.sources:
             variances = residual_variance(
                 self.problem,
@@ -397,6 +432,13 @@ def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
     columns = torch.from_numpy(np.moveaxis(coefficients, 1, 0).reshape(width, -1))
     outputs = (torch.from_numpy(np.array(inputs)) @ columns).numpy()
     return np.moveaxis(outputs.reshape(-1, n_students, n_outputs), 1, 0)
+
+
+def _class_block(problem: DistillationProblem, seeds: Seeds, block: int) -> TrainingBlock:
+    """Training sets of one block of students of classes: labels are frequencies, or the probabilities themselves."""
+    labels = draw_class_counts(problem, seeds, block) / problem.design.n_responses
+    counts = draw_counts(problem, seeds, block)
+    return TrainingBlock(labels=labels, within=np.zeros_like(labels[:, :1]), counts=counts)
 
 
 def _said(student: NetworkStudent, architecture: Architecture) -> list[str]:

@@ -32,7 +32,7 @@ Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStude
 #: Students that each kind of teacher can have.
 STUDENTS_OF: dict[type, tuple[type, ...]] = {
     GaussianTeacher: (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent),
-    CategoricalTeacher: (TabularStudent,),
+    CategoricalTeacher: (TabularStudent, NetworkStudent),
 }
 
 _KINDS: dict[str, dict[str, type]] = {
@@ -101,7 +101,9 @@ class DistillationProblem:
             self._check_bayesian_student(self.student)
         elif isinstance(self.student, BayesianStudent):
             self._check_sampled_student(self.student)
-        else:
+        elif isinstance(self.student, NetworkStudent):
+            if self.student.head == "softmax":
+                raise invalid("head", "be mean or gaussian for a GaussianTeacher", "softmax")
             self._check_network_student(self.student)
 
     def _check_categorical(self, teacher: CategoricalTeacher) -> None:
@@ -124,6 +126,10 @@ class DistillationProblem:
             raise invalid("X", "be given to the teacher of a student with inputs", None)
         else:
             self._check_query()
+        if isinstance(self.student, NetworkStudent):
+            if self.student.head != "softmax":
+                raise invalid("head", "be 'softmax' for a CategoricalTeacher", self.student.head)
+            self._check_network_student(self.student)
         if design.point_labels is not None:
             as_labels("point_labels", design.point_labels, self.n_points)
 

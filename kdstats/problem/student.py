@@ -161,7 +161,7 @@ class LinearStudent:
 
 
 ACTIVATIONS = ("relu", "tanh", "erf", "gelu")
-HEADS = ("mean", "gaussian")
+HEADS = ("mean", "gaussian", "softmax")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 PARAMETERIZATIONS = ("standard", "ntk")
 #: What a module of the user's own says itself.
@@ -230,13 +230,19 @@ class NetworkStudent:
     logarithm :math:`g` of a variance. The loss is the mean over rows and outputs of
     :math:`\frac12\left(g + (y - f)^2 e^{-g}\right)`, the negative log likelihood without its constant.
 
+    With the head ``softmax`` the network has one output for each class, whose softmax is a probability. The loss
+    is the mean over rows of the cross-entropy between a label and these probabilities. A label is the mean of the
+    k one-hot responses, or the teacher's probabilities themselves (``soft_labels``). The cross-entropy is linear in
+    the label, so that trained full batch, k responses kept as rows and their mean make the same student.
+
     Parameters
     ----------
     hidden : tuple of int, default (16,)
         Width of each hidden layer.
-    head : {"mean", "gaussian"}, default "mean"
+    head : {"mean", "gaussian", "softmax"}, default "mean"
         ``"mean"``: the student predicts a number, and the variance of its own outputs is that of its residuals.
-        ``"gaussian"``: it predicts a mean and a variance at each point.
+        ``"gaussian"``: it predicts a mean and a variance at each point. ``"softmax"``: it predicts the
+        probability of each class, for a CategoricalTeacher.
     activation : {"relu", "tanh", "erf", "gelu"}, default "relu"
         Activation of the hidden layers (``gelu`` is the exact one, by the error function).
     optimizer : {"adam", "adamw", "sgd"}, default "adam"

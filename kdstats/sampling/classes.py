@@ -9,7 +9,7 @@ from kdstats.problem.specification import DistillationProblem
 from kdstats.sampling.training_sets import BLOCK
 from kdstats.streams import Seeds
 
-__all__ = ["draw_class_counts"]
+__all__ = ["draw_class_counts", "responses_of"]
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +30,14 @@ def draw_class_counts(problem: DistillationProblem, seeds: Seeds, block: int) ->
     if teacher.response_correlation > 0.0:
         law = _shared_laws(law, teacher.response_correlation, generator)
     return generator.multinomial(k, law).astype(np.float64)
+
+
+def responses_of(counts: FloatArray) -> FloatArray:
+    """Return one-hot responses (B, k, n, C) of whole counts (B, n, C), in the order of the classes."""
+    edges = counts.cumsum(axis=-1)[:, None]
+    k = int(edges[0, 0, 0, -1])
+    chosen = (np.arange(k)[:, None, None] >= edges).sum(axis=-1)
+    return np.asarray(np.arange(counts.shape[-1]) == chosen[..., None], dtype=np.float64)
 
 
 def _shared_laws(p: FloatArray, correlation: float, generator: np.random.Generator) -> FloatArray:

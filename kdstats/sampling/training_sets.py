@@ -249,7 +249,7 @@ def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> Flo
 
 def draw_counts(problem: DistillationProblem, seeds: Seeds, block: int) -> NDArray[np.int64] | None:
     """Draw how often each student of one block sees each input, shape (BLOCK, n); None without resampling."""
-    size, n = problem.resample_size, problem.gaussian_teacher.n_inputs
+    size, n = problem.resample_size, problem.teacher.n_inputs
     if size is None:
         return None
     rows = seeds.generator("data_resampling", block).integers(n, size=(BLOCK, size))
