@@ -157,7 +157,7 @@ def fit_bayesian_students(
     student = problem.student
     assert isinstance(student, BayesianLinearStudent)
     points = problem.X_query if query is None else query
-    seen = np.array([problem.teacher.n_inputs]) if counts is None else counts.sum(axis=1)
+    seen = np.array([problem.gaussian_teacher.n_inputs]) if counts is None else counts.sum(axis=1)
     freedom = noise_degrees_of_freedom(problem, seen)
     found = _scores(problem, student, labels, within, counts)
     axes, scores, squares, scale, means = found.axes, found.scores, found.squares, found.scale, found.means
@@ -225,7 +225,7 @@ def rows_per_input(problem: DistillationProblem) -> int:
 
 def prior_means(problem: DistillationProblem) -> FloatArray:
     """Return the prior mean of the slopes, shape (p, q)."""
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, BayesianLinearStudent)
     p, q = teacher.n_features, teacher.n_outputs
     if student.prior_mean is None:
@@ -247,7 +247,7 @@ def noise_degrees_of_freedom(problem: DistillationProblem, seen: NDArray[np.int6
     """
     student = problem.student
     assert isinstance(student, BayesianLinearStudent)
-    free = int(student.fit_intercept) + (problem.teacher.n_features if student.is_flat else 0)
+    free = int(student.fit_intercept) + (problem.gaussian_teacher.n_features if student.is_flat else 0)
     freedom = (
         2.0 * student.noise_shape + student.likelihood_power * rows_per_input(problem) * np.asarray(seen, float) - free
     )
@@ -278,7 +278,7 @@ def _prior_root(student: BayesianLinearStudent, p: int) -> FloatArray:
 def _axes(
     problem: DistillationProblem, student: BayesianLinearStudent, counts: NDArray[np.int64] | None, scale: FloatArray
 ) -> _Axes:
-    X = problem.teacher.X
+    X = problem.gaussian_teacher.X
     n, p = X.shape
     weights = np.ones((1, n)) if counts is None else counts.astype(np.float64)
     centre = np.zeros((1, 1, p))
@@ -311,9 +311,9 @@ def _scores(
     within: FloatArray,
     counts: NDArray[np.int64] | None,
 ) -> _Scores:
-    scale, means = _prior_root(student, problem.teacher.n_features), prior_means(problem)
+    scale, means = _prior_root(student, problem.gaussian_teacher.n_features), prior_means(problem)
     axes = _axes(problem, student, counts, scale)
-    rest, level = _centred(labels - problem.teacher.X @ means, axes, student)
+    rest, level = _centred(labels - problem.gaussian_teacher.X @ means, axes, student)
     scores = axes.left.swapaxes(1, 2) @ rest
     squares = student.likelihood_power * rows_per_input(problem) * ((rest - axes.left @ scores) ** 2).sum(axis=1)
     if problem.design.strategy == "multi_response":

@@ -95,10 +95,10 @@ def observe(
     n_students = as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance")
     n_replicates = as_replicates(problem, n_replicates)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
-    shape = (n_students, problem.n_points, problem.teacher.n_outputs)
+    shape = (n_students, problem.n_points, problem.gaussian_teacher.n_outputs)
     means, variances, outputs = np.empty(shape), np.empty(shape), []
     parts = {"parameter": np.zeros(shape[1:]), "noise": np.zeros(shape[1:])}
-    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with Progress(progress) as bar, one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ObservationError, invalid
+from kdstats.errors import ObservationError, UnsupportedProblemError, invalid
 from kdstats.linear.smoother import Smoother, augment, smoother as smoother_of
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import (
@@ -71,7 +71,7 @@ def observe(
     Parameters
     ----------
     problem : DistillationProblem
-        With a network or linear student.
+        With a network or linear student, or a network student of classes.
     n_students : int, default 100
         At least 2. The first students of a larger run are the students of a smaller one.
     rng : int, Generator, SeedSequence, Seeds or None
@@ -124,6 +124,11 @@ def observe(
     started = time.perf_counter()
     if not isinstance(problem, DistillationProblem):
         raise invalid("problem", "be a DistillationProblem", f"a {type(problem).__name__}")
+    if not isinstance(problem.student, (NetworkStudent, LinearStudent)):
+        raise UnsupportedProblemError(
+            f"engine 'networks' trains a NetworkStudent or a LinearStudent; got a {type(problem.student).__name__} "
+            "(leave `engine` out for the engine of its own)"
+        )
     n_students = as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance")
     n_replicates = as_replicates(problem, n_replicates)
     if n_workers is not None:

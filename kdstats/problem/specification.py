@@ -228,7 +228,7 @@ class DistillationProblem:
 
     def _warn_of_misstated_noise(self, told: float) -> None:
         """Warn if averaged labels are told to be about as noisy as single responses."""
-        k, one = self.design.n_responses, float(self.teacher.variances.mean())
+        k, one = self.design.n_responses, float(self.gaussian_teacher.variances.mean())
         averaged = one * max(0.0, 1.0 + (k - 1) * self.teacher.response_correlation) / k
         if told**2 > one * averaged and averaged < one:
             factor = f"{told / averaged:.3g}-fold" if averaged > 0.0 else "without bound"

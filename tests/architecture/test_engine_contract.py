@@ -47,12 +47,25 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
         mean=MEANS[:, 0]
     ),
     "bayes_evidence": labelled(kd.BayesianLinearStudent(prior_variance="evidence")),
+    "classes": kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], response_correlation=0.2),
+        student=kd.TabularStudent(pseudo_count=0.5),
+        design=kd.Design(n_responses=3, point_labels=("one", ("two", 2))),
+    ),
+    "class_network": kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(np.exp(MEANS) / np.exp(MEANS).sum(axis=1, keepdims=True), X),
+        student=kd.NetworkStudent(hidden=(4,), head="softmax", epochs=10),
+        design=kd.Design(X[:3] + 0.1, n_responses=3, point_labels=LABELS),
+    ),
 }
 
 
 def supported(name, problem):
     """Whether an engine says that it has an answer to a problem."""
     student = problem.student
+    if isinstance(problem.teacher, kd.CategoricalTeacher) or name == "categorical":
+        own = ("closed_form", "categorical") if isinstance(student, kd.TabularStudent) else ("networks",)
+        return isinstance(problem.teacher, kd.CategoricalTeacher) and name in own
     if isinstance(student, kd.NetworkStudent):
         return name in ("networks", "linear_response") or (name == "wide_network" and student.parameterization == "ntk")
     if name == "pymc":
@@ -77,6 +90,7 @@ CASES = [
 
 #: A problem of each engine's own in which something is random.
 OWN = {
+    "categorical": "classes",
     "networks": "network",
     "conjugate": "bayes_evidence",
     "linear_response": "network",
@@ -90,7 +104,8 @@ def run(kind, name, problem, **options):
 
 
 def arrays(problem):
-    found = [problem.teacher.X, problem.teacher.mean, problem.teacher.noise_variance, problem.design.X_query]
+    names = ("X", "mean", "noise_variance", "probabilities")
+    found = [*(getattr(problem.teacher, name, None) for name in names), problem.design.X_query]
     return [array.copy() for array in found if array is not None]
 
 

@@ -9,6 +9,7 @@ import pytest
 import kdstats as kd
 
 CONTRACT = (
+    "CategoricalTeacher",
     "Design",
     "DistillationProblem",
     "GaussianTeacher",
@@ -16,6 +17,7 @@ CONTRACT = (
     "LinearStudent",
     "NetworkStudent",
     "Seeds",
+    "TabularStudent",
     "VarianceComponents",
     "VarianceWeighting",
     "compare",

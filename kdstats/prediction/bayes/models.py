@@ -65,7 +65,7 @@ def conjugate_stack(problem: DistillationProblem, *, labels: FloatArray, within:
     labels, within : (S, n, 1) ndarray
         As in :func:`~kdstats.linear.bayesian.fit_bayesian_students`.
     """
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, BayesianLinearStudent)
     if teacher.n_outputs > 1:
         raise UnsupportedProblemError(f"engine 'pymc' has one output; got {teacher.n_outputs} (use engine='conjugate')")
@@ -148,12 +148,12 @@ def conjugate_stack(problem: DistillationProblem, *, labels: FloatArray, within:
 
 def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: FloatArray, *, copies: int) -> Stack:
     """Return the model of students that see every label, shape (S, copies * n)."""
-    X, n_copies = problem.teacher.X, copies
+    X, n_copies = problem.gaussian_teacher.X, copies
     rows = np.tile(X, (n_copies, 1))
     coords: dict[str, Any] = {
         "row": np.arange(len(rows)),
         "point": np.arange(problem.n_points),
-        "feature": list(problem.teacher.feature_names or ()),
+        "feature": list(problem.gaussian_teacher.feature_names or ()),
     }
     if callable(student.model):
         return _user_stack(student.model, problem, rows, labels, coords)

@@ -147,7 +147,7 @@ def predict(
         return simulate(
             problem, n_students=n_students, rng=rng, noise_law=noise_law, progress=progress, started=started
         )
-    with one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         return _exact(problem, student, keep_covariance=covariance, started=started)
 
 
@@ -159,7 +159,7 @@ def posterior(problem: DistillationProblem) -> Posterior:
     RankDeficientError
         If the posterior is improper.
     """
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, BayesianLinearStudent)
     known = 1.0 if student.noise_variance is None else student.noise_variance
     weight = student.likelihood_power * rows_per_input(problem) / known
@@ -189,7 +189,7 @@ def posterior(problem: DistillationProblem) -> Posterior:
 def _exact(
     problem: DistillationProblem, student: BayesianLinearStudent, *, keep_covariance: bool, started: float
 ) -> VarianceComponents:
-    post, q = posterior(problem), problem.teacher.n_outputs
+    post, q = posterior(problem), problem.gaussian_teacher.n_outputs
     query = problem.X_query
     if student.fit_intercept:
         query = np.hstack([np.ones((len(query), 1)), query])
@@ -240,16 +240,16 @@ def _prior_rows(student: BayesianLinearStudent, p: int) -> FloatArray:
 
 def _expected_noise(problem: DistillationProblem, student: BayesianLinearStudent, post: Posterior) -> FloatArray:
     """Return E[b_n]/(a_n - 1) over students, shape (q,)."""
-    n, k, basis = problem.teacher.n_inputs, problem.design.n_responses, post.factorization.basis
+    n, k, basis = problem.gaussian_teacher.n_inputs, problem.design.n_responses, post.factorization.basis
     freedom = float(noise_degrees_of_freedom(problem, np.array([n]))[0])
-    means = np.vstack([np.sqrt(post.weight) * problem.teacher.mean_by_output, post.prior_rows])
+    means = np.vstack([np.sqrt(post.weight) * problem.gaussian_teacher.mean_by_output, post.prior_rows])
     squares = (post.factorization.residuals(means) ** 2).sum(axis=0)
     labels = as_full(mean_response_covariance(problem, k), n)
     explained = np.einsum("ij,ij->", basis[:n], labels @ basis[:n])
     squares = squares + post.weight * (np.trace(labels) - explained)
     if problem.design.strategy == "multi_response":
         one = as_full(mean_response_covariance(problem, 1, fitting=False), n)
-        within = (k - 1) * (1.0 - problem.teacher.response_correlation) * np.trace(one)
+        within = (k - 1) * (1.0 - problem.gaussian_teacher.response_correlation) * np.trace(one)
         squares = squares + student.likelihood_power * within
     return np.asarray((student.noise_scale + 0.5 * squares) / (0.5 * freedom - 1.0))
 
@@ -257,7 +257,7 @@ def _expected_noise(problem: DistillationProblem, student: BayesianLinearStudent
 def _root(covariance: FloatArray, problem: DistillationProblem) -> FloatArray:
     """Return Z with Z Z' the covariance of the labels."""
     if covariance.ndim < 2:
-        return np.diag(np.sqrt(np.broadcast_to(covariance, (problem.teacher.n_inputs,))))
+        return np.diag(np.sqrt(np.broadcast_to(covariance, (problem.gaussian_teacher.n_inputs,))))
     values, vectors = np.linalg.eigh(covariance)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
@@ -275,8 +275,8 @@ def _parts(answer: VarianceComponents, parameter: FloatArray, noise: FloatArray)
 def _covariance(problem: DistillationProblem, spread: FloatArray) -> xr.DataArray:
     labels = list(problem.point_labels)
     return xr.DataArray(
-        np.stack([spread @ spread.T] * problem.teacher.n_outputs),
+        np.stack([spread @ spread.T] * problem.gaussian_teacher.n_outputs),
         dims=("output", "point", "point_other"),
-        coords={"output": np.arange(problem.teacher.n_outputs), "point": labels, "point_other": labels},
+        coords={"output": np.arange(problem.gaussian_teacher.n_outputs), "point": labels, "point_other": labels},
         name="inter_student_covariance",
     )

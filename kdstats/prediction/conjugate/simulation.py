@@ -33,10 +33,10 @@ def simulate(
     The students' own predictions are not kept.
     """
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
-    shape = (n_students, problem.n_points, problem.teacher.n_outputs)
+    shape = (n_students, problem.n_points, problem.gaussian_teacher.n_outputs)
     means, variances, scales = np.empty(shape), np.zeros(shape), np.empty((n_students, shape[2]))
     parameter, noise = np.zeros(shape[1:]), np.zeros(shape[1:])
-    with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with Progress(progress) as bar, one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start

@@ -88,7 +88,7 @@ class NetworkResponse:
     def pilots(self) -> tuple[Pilot, ...]:
         """Noise-free students with the derivatives of their outputs."""
         _check_memory(self.problem)
-        with one_blas_thread(when=self.problem.teacher.n_inputs <= SMALL):
+        with one_blas_thread(when=self.problem.gaussian_teacher.n_inputs <= SMALL):
             starts = [tuple(layer[i : i + 1] for layer in self._starts) for i in range(self.n_pilots)]
             return tuple(run_pilot(self.problem, start) for start in starts)
 
@@ -219,7 +219,7 @@ class NetworkResponse:
     def _grid_axes(
         self, noise_variance: Sequence[float] | None, n_responses: Sequence[int] | None
     ) -> tuple[FloatArray, list[int]]:
-        own = self.problem.teacher.noise_variance
+        own = self.problem.gaussian_teacher.noise_variance
         if own.ndim:
             raise invalid("problem", "have a scalar noise_variance for a grid over it", f"shape {own.shape}")
         levels = as_array("noise_variance", [own] if noise_variance is None else noise_variance, ndim=1)
@@ -258,8 +258,8 @@ class NetworkResponse:
         check_covered(problem)
         mine, other = self.problem, problem
         same = (
-            np.array_equal(mine.teacher.X, other.teacher.X)
-            and np.array_equal(mine.teacher.mean, other.teacher.mean)
+            np.array_equal(mine.gaussian_teacher.X, other.gaussian_teacher.X)
+            and np.array_equal(mine.gaussian_teacher.mean, other.gaussian_teacher.mean)
             and np.array_equal(mine.X_query, other.X_query)
             and mine.student == other.student
         )
@@ -357,7 +357,7 @@ class NetworkResponse:
     def _intra(self, problem: DistillationProblem, spread: Spread) -> FloatArray:
         """Expected residual variance of a student (residual sum of squares over rows), shape (q,)."""
         if "student_output" not in problem.design.sources:
-            return np.zeros(problem.teacher.n_outputs)
+            return np.zeros(problem.gaussian_teacher.n_outputs)
         return spread.residual + within_rows(problem)
 
     def _assemble(
@@ -501,7 +501,7 @@ def _check(first: Spread, finite: Spread, *, warn: bool) -> dict[str, Any]:
 
 
 def _check_memory(problem: DistillationProblem) -> None:
-    teacher, student = problem.teacher, problem.student
+    teacher, student = problem.gaussian_teacher, problem.student
     assert isinstance(student, NetworkStudent)
     n, q, m = teacher.n_inputs, teacher.n_outputs, problem.n_points
     widths = (teacher.n_features, *student.hidden, q)

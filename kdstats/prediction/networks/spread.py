@@ -127,7 +127,7 @@ def covariance_of_labels(problem: DistillationProblem) -> FloatArray:
 
 def within_rows(problem: DistillationProblem) -> float:
     """Return what the k rows of an input add to a student's mean squared residual around their mean."""
-    teacher, k = problem.teacher, problem.design.n_responses
+    teacher, k = problem.gaussian_teacher, problem.design.n_responses
     if problem.design.strategy != "multi_response" or "teacher_output" not in problem.design.sources:
         return 0.0
     return float((k - 1) / k * (1.0 - teacher.response_correlation) * teacher.variances.mean())
@@ -152,8 +152,8 @@ def label_scale(problem: DistillationProblem) -> float:
     """Return the variance of the mean of k responses, for a scalar noise variance."""
     if "teacher_output" not in problem.design.sources:
         return 0.0
-    k, rho = problem.design.n_responses, problem.teacher.response_correlation
-    return float(problem.teacher.noise_variance) * max(0.0, 1.0 + (k - 1) * rho) / k
+    k, rho = problem.design.n_responses, problem.gaussian_teacher.response_correlation
+    return float(problem.gaussian_teacher.noise_variance) * max(0.0, 1.0 + (k - 1) * rho) / k
 
 
 def centred(values: FloatArray) -> FloatArray:

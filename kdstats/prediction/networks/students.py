@@ -56,7 +56,7 @@ class Pilot:
 
 def network_of(problem: DistillationProblem) -> tuple[NetworkStudent, Architecture]:
     """Return the student of a problem and its shape."""
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, NetworkStudent)
     return student, architecture_of(student, n_features=teacher.n_features, n_outputs=teacher.n_outputs)
 
@@ -78,7 +78,7 @@ def draw_noise(problem: DistillationProblem, seeds: Seeds, covariance: FloatArra
 
     The standard normals behind it depend on the seeds alone: noise of two amplitudes is the same but for scale.
     """
-    teacher = problem.teacher
+    teacher = problem.gaussian_teacher
     generator = seeds.branch("response").generator("teacher_output")
     noise = generator.standard_normal((n_students, teacher.n_inputs, teacher.n_outputs))
     root = covariance_root(covariance)
@@ -92,11 +92,11 @@ def train_students(
 ) -> Outputs:
     """Train one student for each label vector (mean plus noise) or start; a single start serves all."""
     student, architecture = network_of(problem)
-    mean = problem.teacher.mean_by_output
+    mean = problem.gaussian_teacher.mean_by_output
     n_students = len(starts[0]) if noise is None else len(noise)
     labels = np.broadcast_to(mean, (n_students, *mean.shape)) if noise is None else mean + noise
     first = starts if len(starts[0]) == n_students else tuple(np.repeat(layer, n_students, axis=0) for layer in starts)
-    X = problem.teacher.X
+    X = problem.gaussian_teacher.X
     trained = train_networks(X, labels, student=student, initial=first, n_workers=n_workers).parameters
     predictions = predict(architecture, trained, problem.X_query, n_workers=n_workers)
     fitted = predictions if problem.design.X_query is None else predict(architecture, trained, X, n_workers=n_workers)
@@ -106,7 +106,7 @@ def train_students(
 def run_pilot(problem: DistillationProblem, start: Parameters) -> Pilot:
     """Train one student on the teacher's mean and differentiate its run by every label."""
     student, _ = network_of(problem)
-    teacher, m = problem.teacher, problem.n_points
+    teacher, m = problem.gaussian_teacher, problem.n_points
     n, q = teacher.n_inputs, teacher.n_outputs
     own = problem.design.X_query is None
     points = teacher.X if own else np.vstack([problem.X_query, teacher.X])

@@ -145,11 +145,11 @@ def predict(
     check_covered(problem)
     _check_memory(problem, as_number("max_memory", max_memory, minimum=0.0, exclusive=True))
     seeds = as_seeds(rng)
-    with one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
+    with one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         law = wide_network(problem)
         check = _check(problem, law, seeds, n_check) if n_check else {}
     whole = law.start + law.noise
-    q, square = problem.teacher.n_outputs, float((whole**2).sum())
+    q, square = problem.gaussian_teacher.n_outputs, float((whole**2).sum())
     intra = law.residual + within_rows(problem) if "student_output" in problem.design.sources else np.zeros(q)
     labels = list(problem.point_labels)
     kept = None
@@ -226,7 +226,7 @@ def _student(problem: DistillationProblem) -> NetworkStudent:
 def _law(
     problem: DistillationProblem, student: NetworkStudent, hidden: tuple[int, ...], learning_rate: float
 ) -> WideNetwork:
-    teacher, n = problem.teacher, problem.teacher.n_inputs
+    teacher, n = problem.gaussian_teacher, problem.gaussian_teacher.n_inputs
     own = problem.design.X_query is None
     everything = teacher.X if own else np.vstack([teacher.X, problem.X_query])
     layers = _layers(student, (teacher.n_features, *hidden))
@@ -299,14 +299,14 @@ def _moved(answer: FloatArray, covariance: FloatArray) -> FloatArray:
 
 def _residual(problem: DistillationProblem, kernels: Kernels, left: FloatArray, inputs: slice) -> FloatArray:
     """Mean over inputs of E(label - output)^2: bias, labels and start (whichever start it is)."""
-    n = problem.teacher.n_inputs
-    bias = (left @ problem.teacher.mean_by_output) ** 2
+    n = problem.gaussian_teacher.n_inputs
+    bias = (left @ problem.gaussian_teacher.mean_by_output) ** 2
     varying = as_full(covariance_of_labels(problem), n) + kernels.start[inputs, inputs]
     return np.asarray(bias.mean(axis=0) + np.einsum("ij,jk,ik->", left, varying, left, optimize=True) / n)
 
 
 def _kernel_bytes(problem: DistillationProblem) -> int:
-    rows = problem.teacher.n_inputs + (0 if problem.design.X_query is None else problem.n_points)
+    rows = problem.gaussian_teacher.n_inputs + (0 if problem.design.X_query is None else problem.n_points)
     return 8 * KERNEL_COPIES * rows**2
 
 
@@ -374,7 +374,7 @@ def _narrow_students(
     n_check: int,
 ) -> tuple[FloatArray, FloatArray]:
     """Return each network's contribution to the label part and to the initialization part, averaged over points."""
-    teacher, q = problem.teacher, problem.teacher.n_outputs
+    teacher, q = problem.gaussian_teacher, problem.gaussian_teacher.n_outputs
     branch = seeds.branch("width check")
     start = draw_parameters(
         student, (teacher.n_features, *hidden, q), branch.generator("student_initialization"), n_students=n_check

@@ -164,7 +164,7 @@ STUDENTS = [
     (network(hidden=(1.5,)), "`hidden` must be an integer of at least 1; got 1.5"),
     (network(activation="swish"), "`activation` must be one of relu, tanh, erf, gelu; got 'swish'"),
     (network(optimizer="lbfgs"), "`optimizer` must be one of adam, adamw, sgd; got 'lbfgs'"),
-    (network(head="median"), "`head` must be one of mean, gaussian; got 'median'"),
+    (network(head="median"), "`head` must be one of mean, gaussian, softmax; got 'median'"),
     (network(perturbation_sd=-0.1), "`perturbation_sd` must be at least 0; got -0.1"),
     (network(batch_size=0), "`batch_size` must be at least 1; got 0"),
     (network(early_stopping=10), "`early_stopping` must be an EarlyStopping or None; got 10"),
@@ -195,9 +195,12 @@ DESIGNS = [
     ),
     (
         design(strategy="mean"),
-        "`strategy` must be one of single, averaging, multi_response, variance_weighting; got 'mean'",
+        "`strategy` must be one of single, averaging, multi_response, variance_weighting, soft_labels; got 'mean'",
     ),
-    (design(strategy=3), "`strategy` must be one of single, averaging, multi_response, variance_weighting; got 3"),
+    (
+        design(strategy=3),
+        "`strategy` must be one of single, averaging, multi_response, variance_weighting, soft_labels; got 3",
+    ),
     (design(X[:, 0]), "`X_query` must have 2 dimensions; got shape (6,)"),
     (design(holed(X)), "`X_query` must be finite everywhere; got nan at index (1, 1)"),
     (design(np.empty((0, 2))), "`X_query` must not be empty; got shape (0, 2)"),
@@ -333,11 +336,11 @@ PROBLEMS = [
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.LinearStudent(), student=kd.LinearStudent(), design=kd.Design()),
-        "`teacher` must be a GaussianTeacher; got a LinearStudent",
+        "`teacher` must be a GaussianTeacher or CategoricalTeacher; got a LinearStudent",
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student="ols", design=kd.Design()),
-        "`student` must be a LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent; got a str",
+        "`student` must be a LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent for a GaussianTeacher; got a str",
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student=kd.LinearStudent(), design=None),

@@ -109,11 +109,14 @@ BAD = [
         "`student.training` must have every key it needs; got missing 1 required keyword",
     ),
     (without("mean"), "`teacher` must have every key it needs; got missing 1 required positional"),
-    (TEXT.replace('kind = "gaussian"', 'kind = "cauchy"'), "`teacher.kind` must be one of gaussian; got cauchy"),
-    (TEXT.replace('kind = "gaussian"', "kind = [1]"), "`teacher.kind` must be one of gaussian; got [1]"),
+    (
+        TEXT.replace('kind = "gaussian"', 'kind = "cauchy"'),
+        "`teacher.kind` must be one of gaussian, categorical; got cauchy",
+    ),
+    (TEXT.replace('kind = "gaussian"', "kind = [1]"), "`teacher.kind` must be one of gaussian, categorical; got [1]"),
     (
         TEXT.replace('kind = "linear"\n', ""),
-        "`student.kind` must be one of linear, network, bayesian_linear, bayesian; got None",
+        "`student.kind` must be one of linear, network, bayesian_linear, bayesian, tabular; got None",
     ),
     (TEXT.replace("penalty = 0.0", "penalty = -1"), "`penalty` must be at least 0; got -1.0"),
     (TEXT.replace("penalty = 0.0", "penalty = nan"), "`penalty` must be finite; got nan"),
