@@ -124,7 +124,7 @@ def predictive_calibration(
     >>> [round(kd.predictive_calibration(pose(s), rng=1).sharpness, 1) for s in ("averaging", "multi_response")]
     [0.3, 1.0]
     """
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     if not isinstance(student, BayesianLinearStudent):
         raise UnsupportedProblemError(f"calibration covers a BayesianLinearStudent; got a {type(student).__name__}")
     chosen = np.array([as_probability("levels", level) for level in levels])

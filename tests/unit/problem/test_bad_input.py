@@ -340,7 +340,8 @@ PROBLEMS = [
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student="ols", design=kd.Design()),
-        "`student` must be a LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent for a GaussianTeacher; got a str",
+        "`student` must be a LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent for a "
+        "GaussianTeacher; got a str",
     ),
     (
         lambda: kd.DistillationProblem(teacher=kd.GaussianTeacher(X, MEAN), student=kd.LinearStudent(), design=None),
