@@ -211,13 +211,13 @@ def plan(
         seeds=seeds,
         notes=(*notes, *why),
     )
-    differs = problem.teacher.noise_variance.ndim == 1
-    uneven = differs and (pilot is not None or np.ptp(problem.teacher.variances) > 0)
+    differs = problem.gaussian_teacher.noise_variance.ndim == 1
+    uneven = differs and (pilot is not None or np.ptp(problem.gaussian_teacher.variances) > 0)
     uneven &= money is not None or goal is not None
     _check_budget(request, n_least=min(market.law.n_least, market.law.n_coefficients) if uneven else market.law.n_least)
     if not uneven:
         return _even_plan(request)
-    if problem.teacher.input_correlation:
+    if problem.gaussian_teacher.input_correlation:
         raise UnsupportedProblemError("planning covers noise that differs between inputs only where it is independent")
     if problem.design.strategy == "multi_response":
         raise UnsupportedProblemError(
@@ -230,7 +230,7 @@ def plan(
 def _covered(problem: DistillationProblem) -> LinearStudent:
     if not isinstance(problem, DistillationProblem):
         raise invalid("problem", "be a DistillationProblem", f"a {type(problem).__name__}")
-    student, design, teacher = problem.student, problem.design, problem.teacher
+    student, design, teacher = problem.student, problem.design, problem.gaussian_teacher
     if not isinstance(student, LinearStudent):
         raise UnsupportedProblemError(f"planning covers a LinearStudent; got a {type(student).__name__}")
     for what, there in (
@@ -283,7 +283,7 @@ def _market(
     misfit: float | None,
     pilot: int | None,
 ) -> tuple[Market, tuple[str, ...]]:
-    teacher, student = problem.teacher, problem.student
+    teacher, student = problem.gaussian_teacher, problem.student
     assert isinstance(student, LinearStudent)
     if prices["prompt_cost"] == 0 and prices["response_cost"] == 0:
         raise invalid("response_cost", "be greater than 0 where `prompt_cost` is 0", 0)
@@ -319,14 +319,14 @@ def _market(
 def _residual_square(problem: DistillationProblem) -> tuple[float, int]:
     """Return mean square and degrees of freedom, over outputs, of the teacher's mean around the best fit."""
     fit = smoother(problem.with_student(penalty=0.0))
-    residuals = fit.residuals(problem.teacher.mean_by_output)
+    residuals = fit.residuals(problem.gaussian_teacher.mean_by_output)
     df = int(fit.residual_degrees_of_freedom)
-    return float(np.mean(np.sum(residuals**2, axis=0)) / df), df * problem.teacher.n_outputs
+    return float(np.mean(np.sum(residuals**2, axis=0)) / df), df * problem.gaussian_teacher.n_outputs
 
 
 def _pilot_share(problem: DistillationProblem, pilot: int | None) -> float:
     """Return the noise that a pilot's means keep, as a share of the variance of one response."""
-    rho = problem.teacher.response_correlation
+    rho = problem.gaussian_teacher.response_correlation
     return 0.0 if pilot is None else (1.0 - rho) / pilot + rho
 
 
@@ -435,7 +435,7 @@ def _even_choice(request: _Request, market: Market) -> Choice:
     if request.target is not None:
         return best_for_target(market, request.target)
     if request.budget is None:
-        n, k = request.problem.teacher.n_inputs, request.problem.design.n_responses
+        n, k = request.problem.gaussian_teacher.n_inputs, request.problem.design.n_responses
         return Choice(n_inputs=n, n_responses=k, cost=float(n * market.price(k)), value=float(market.value(n, k)))
     found = best_for_budget(market, request.money)
     assert found is not None
@@ -457,7 +457,7 @@ def _even_intervals(request: _Request, choice: Choice) -> dict[str, Interval]:
     """Return where value and recommendation lie for the variances that a pilot leaves possible."""
     market, problem, pilot = request.market, request.problem, request.pilot
     assert pilot is not None
-    df = problem.teacher.n_inputs * problem.teacher.n_outputs * (pilot - 1)
+    df = problem.gaussian_teacher.n_inputs * problem.gaussian_teacher.n_outputs * (pilot - 1)
     noise = variance_draws(
         market.noise, df, n_draws=N_DRAWS, generator=request.seeds.generator("teacher_output", "noise")
     )
@@ -596,9 +596,9 @@ def _on_subsets(
     generator, values, failed = request.seeds.generator("data_resampling", "plan"), [], 0
     for _ in range(N_SUBSETS if n < available else 1):
         rows = np.sort(generator.permutation(available)[:n])
-        changes: dict[str, Any] = {"X": problem.teacher.X[rows], "mean": problem.teacher.mean[rows]}
-        if problem.teacher.noise_variance.ndim:
-            changes["noise_variance"] = problem.teacher.noise_variance[rows]
+        changes: dict[str, Any] = {"X": problem.gaussian_teacher.X[rows], "mean": problem.gaussian_teacher.mean[rows]}
+        if problem.gaussian_teacher.noise_variance.ndim:
+            changes["noise_variance"] = problem.gaussian_teacher.noise_variance[rows]
         try:
             values.append(float(predict(asked.with_teacher(**changes)).inter_student.mean()))
         except RankDeficientError:
@@ -626,8 +626,8 @@ def _uneven_plan(request: _Request) -> Plan:
     notes, draws = list(request.notes), None
     if request.pilot is not None:
         estimates = input_variances(
-            problem.teacher.variances,
-            (request.pilot - 1) * problem.teacher.n_outputs,
+            problem.gaussian_teacher.variances,
+            (request.pilot - 1) * problem.gaussian_teacher.n_outputs,
             n_draws=N_DRAWS,
             generator=request.seeds.generator("teacher_output", "plan"),
         )
@@ -653,7 +653,7 @@ def _uneven_plan(request: _Request) -> Plan:
     ]
     loss, interval = (None, None) if draws is None else _against_oracle(choice, market, draws)
     notes.append(
-        f"inputs are {choice.counts.size} of the {problem.teacher.n_inputs} at hand, whose variances are known; train "
+        f"inputs are {choice.counts.size} of the {problem.gaussian_teacher.n_inputs} at hand, whose variances are known; train "
         "on the mean response to each (kept as rows, inputs asked more often would weigh more)"
     )
     notes.append("other designs for the same money are the best of random sets of inputs")

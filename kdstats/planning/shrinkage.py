@@ -149,13 +149,15 @@ def ridge_law(
     ProblemError
         If there are fewer than P + 2 inputs to learn the law from.
     """
-    student, X = problem.student, problem.teacher.X
+    student, X = problem.student, problem.gaussian_teacher.X
     assert isinstance(student, LinearStudent)
     (n, p), intercept = X.shape, student.fit_intercept
     if n < p + intercept + 2:
         raise invalid("X", f"have at least {p + intercept + 2} rows to plan from ({p + intercept} coefficients + 2)", n)
-    names = (("intercept",) if intercept else ()) + (problem.teacher.feature_names or ())
-    slopes = factorize(augment(X, student), names=names).solve(problem.teacher.mean_by_output)[int(intercept) :]
+    names = (("intercept",) if intercept else ()) + (problem.gaussian_teacher.feature_names or ())
+    slopes = factorize(augment(X, student), names=names).solve(problem.gaussian_teacher.mean_by_output)[
+        int(intercept) :
+    ]
     centre, covariance = X.mean(axis=0), np.atleast_2d(np.cov(X, rowvar=False))
     query = problem.design.X_query
     middle = centre if query is None else query.mean(axis=0)

@@ -138,7 +138,7 @@ class InputPool:
 
 def input_pool(problem: DistillationProblem, market: Market, generator: np.random.Generator) -> InputPool:
     """Return the inputs at hand with random sets of several sizes and full rank, the whole among them."""
-    student, teacher = problem.student, problem.teacher
+    student, teacher = problem.student, problem.gaussian_teacher
     assert isinstance(student, LinearStudent)
     n, inputs, query = teacher.n_inputs, augment(teacher.X, student), augment(problem.X_query, student)
     penalty = np.full(inputs.shape[1], student.penalty)
@@ -322,7 +322,7 @@ def _allocated(market: Market, subset: Subset, total: int) -> UnevenChoice:
 def _subset(pool: InputPool, asked: Mask) -> Subset | None:
     """Return a set with what its inputs count, from an orthogonal factorization; None if of deficient rank."""
     inputs, problem = np.flatnonzero(asked), pool.problem
-    teacher, student = problem.teacher, problem.student
+    teacher, student = problem.gaussian_teacher, problem.student
     assert isinstance(student, LinearStudent)
     try:
         fit = smoother(
