@@ -653,7 +653,7 @@ def _uneven_plan(request: _Request) -> Plan:
     ]
     loss, interval = (None, None) if draws is None else _against_oracle(choice, market, draws)
     notes.append(
-        f"inputs are {choice.counts.size} of the {problem.gaussian_teacher.n_inputs} at hand, whose variances are known; train "
+        f"inputs are {choice.counts.size} of the {problem.teacher.n_inputs} at hand, whose variances are known; train "
         "on the mean response to each (kept as rows, inputs asked more often would weigh more)"
     )
     notes.append("other designs for the same money are the best of random sets of inputs")
