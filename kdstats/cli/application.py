@@ -296,8 +296,8 @@ def decompose(
         list[str] | None, typer.Option(help="Value column, or a pattern with *; repeat for several outputs.")
     ] = None,
     student: Annotated[str, typer.Option(help="Column of students.")] = "student",
-    replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
-    point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    replicate: Annotated[str, typer.Option(help="Column of replicates; may be absent.")] = "replicate",
+    point: Annotated[str, typer.Option(help="Column of points; may be absent.")] = "point",
     nan_policy: Annotated[str, typer.Option(help="raise, or omit: use the outputs there are.")] = "raise",
     variances: Annotated[
         float | None, typer.Option(help="With one replicate: known variance of a student's outputs.")
@@ -312,7 +312,7 @@ def decompose(
 ) -> None:
     """Estimate the components of your own predictions, from any system."""
     from kdstats.cli.sources import decompose_by_source
-    from kdstats.cli.tables import read_long_table
+    from kdstats.cli.tables import optional_keys, read_long_table
     from kdstats.observation.table import decompose as decompose_table
 
     for name, flag in (("--method", method), ("--interactions", interactions)):
@@ -341,8 +341,7 @@ def decompose(
         frame,
         value=value or None,
         student=student,
-        replicate=replicate,
-        point=point,
+        **optional_keys(frame, replicate=replicate, point=point),
         nan_policy=nan_policy,
         variances=variances,
     )
@@ -359,8 +358,8 @@ def decompose_classes(
     ] = None,
     label: Annotated[str, typer.Option(help="Column of labels.")] = "label",
     student: Annotated[str, typer.Option(help="Column of students.")] = "student",
-    replicate: Annotated[str, typer.Option(help="Column of replicates.")] = "replicate",
-    point: Annotated[str, typer.Option(help="Column of points.")] = "point",
+    replicate: Annotated[str, typer.Option(help="Column of replicates; may be absent.")] = "replicate",
+    point: Annotated[str, typer.Option(help="Column of points; may be absent.")] = "point",
     unit: Annotated[str, typer.Option(help="Unit of entropy: nats or bits.")] = "nats",
     sum_tolerance: Annotated[float, typer.Option(help="How far from 1 probabilities may sum.")] = 1e-6,
     nan_policy: Annotated[str, typer.Option(help="raise or omit.")] = "raise",

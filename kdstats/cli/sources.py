@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from kdstats.cli.tables import optional_keys
 from kdstats.components.sources import SourceComponents
 from kdstats.errors import DataError
 from kdstats.files import write_atomically
 from kdstats.observation.crossed import decompose_sources
 
 __all__ = ["decompose_by_source"]
-
-#: Columns that need not be there unless they are named.
-OPTIONAL = ("replicate", "point")
 
 
 def decompose_by_source(
@@ -30,10 +28,7 @@ def decompose_by_source(
     **options: Any,
 ) -> str:
     """Return the text to print; with ``out`` the components at every point go to ``sources.csv`` there."""
-    keys: dict[str, Any] = {
-        name: None if column == name and column not in frame.columns else column
-        for name, column in zip(OPTIONAL, (replicate, point), strict=True)
-    }
+    keys = optional_keys(frame, replicate=replicate, point=point)
     result = decompose_sources(frame, [name.strip() for name in sources], **keys, **options)
     if out is not None:
         table = result.to_dataframe()

@@ -8,7 +8,7 @@ from typing import Any
 from kdstats.errors import DataError, MissingDependencyError
 from kdstats.study.file import Study
 
-__all__ = ["read_long_table", "study_of_csv"]
+__all__ = ["optional_keys", "read_long_table", "study_of_csv"]
 
 #: Suffixes of Parquet files.
 PARQUET = (".parquet", ".pq")
@@ -56,3 +56,8 @@ def _read_parquet(path: Path) -> Any:
         raise DataError(f"`table` must be a Parquet file; got {path.name!r} ({reason})") from None
     except OSError as error:
         raise DataError(f"`table` must be a readable file; got {str(path)!r} ({error.strerror})") from None
+
+
+def optional_keys(frame: Any, **keys: str) -> dict[str, Any]:
+    """Return None for key columns that were left to their default and are not there."""
+    return {key: None if name == key and name not in frame.columns else name for key, name in keys.items()}

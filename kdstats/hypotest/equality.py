@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ NOT_GAUSSIAN = 3.3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ratio:
-    """An observed average over a predicted one, with its law."""
+    """An observed average over a predicted one, with its law; of the predicted one the component is a ``share``."""
 
     observed: float
     predicted: float
@@ -41,6 +42,7 @@ class Ratio:
     rank: float
     rank_source: str
     method: str
+    share: float = 1.0
 
     @property
     def value(self) -> float:
@@ -50,6 +52,22 @@ class Ratio:
         return self.observed / self.predicted
 
 
+def component_ratio(ratio: Any, share: Any) -> Any:
+    r"""Return the ratio of a component from that of a variance it is a share of, the rest being as predicted.
+
+    Means of r sampled outputs vary by inter + intra/r. Where that is R times what was predicted, of which inter is the
+    share s, inter itself is :math:`1 + (R-1)/s` times what was predicted.
+    """
+    ratio, share = np.asarray(ratio, dtype=float), np.asarray(share, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(share == 1.0, ratio, 1.0 + (ratio - 1.0) / share)[()]
+
+
+def margin_ends(margin: float, share: Any) -> tuple[Any, Any]:
+    """Return 1/margin and margin on the scale of a variance of which the component is a share."""
+    return 1.0 + share * (1.0 / margin - 1.0), 1.0 + share * (margin - 1.0)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EqualityResult:
     """Test that an average variance equals its prediction.
@@ -57,7 +75,8 @@ class EqualityResult:
     Attributes
     ----------
     statistic : float
-        Observed over predicted average variance.
+        Observed over predicted average variance. Where students are known from r sampled outputs each, the law is that
+        of the variance of their means, and the ratio of the component follows from it with intra/r as observed.
     pvalue : float
         Of the alternative named in ``alternative``.
     df : float
@@ -82,13 +101,15 @@ class EqualityResult:
     rank_source: str
     method: str
     law: RatioLaw | None = field(repr=False)
+    ratio: Ratio = field(repr=False)
 
     def confidence_interval(self, confidence_level: float = 0.95) -> ConfidenceInterval:
         """Return the two-sided interval of the true ratio of variances."""
         level = as_probability("confidence_level", confidence_level)
         if self.law is None or not np.isfinite(self.statistic):
             return ConfidenceInterval(self.statistic, self.statistic)
-        return self.law.interval(self.statistic, level)
+        ends = self.law.interval(self.ratio.value, level)
+        return ConfidenceInterval(*(float(component_ratio(end, self.ratio.share)) for end in ends))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +140,8 @@ class PointwiseResult:
     df_denominator: FloatArray
     multiplicity: str
     labels: tuple[tuple[Hashable, Hashable], ...]
+    ratio: FloatArray = field(repr=False)
+    share: FloatArray = field(repr=False)
 
     @property
     def worst(self) -> tuple[Hashable, Hashable]:
@@ -129,7 +152,8 @@ class PointwiseResult:
         """Return the interval of each true ratio, two arrays of shape (m, q); pointwise coverage."""
         tail = (1.0 - as_probability("confidence_level", confidence_level)) / 2.0
         low, high = (_ratio_quantile(q, self.df, self.df_denominator) for q in (1.0 - tail, tail))
-        return ConfidenceInterval(self.statistic / low, self.statistic / high)  # type: ignore[arg-type]
+        ends = (component_ratio(self.ratio / end, self.share) for end in (low, high))
+        return ConfidenceInterval(*ends)
 
     def beyond(self, margin: float) -> FloatArray:
         """Return adjusted p-values of "the true ratio is within [1/margin, margin]" at every point."""
@@ -138,9 +162,10 @@ class PointwiseResult:
     def unadjusted_beyond(self, margin: float) -> FloatArray:
         """Return the p-values behind :meth:`beyond`, before adjustment."""
         margin = as_number("margin", margin, minimum=1.0)
-        high = _ratio_tail(self.statistic / margin, self.df, self.df_denominator, upper=True)
-        low = _ratio_tail(self.statistic * margin, self.df, self.df_denominator, upper=False)
-        return np.where(np.isnan(self.statistic), 1.0, np.minimum(1.0, 2.0 * np.minimum(high, low)))
+        lower, upper = margin_ends(margin, self.share)
+        high = _ratio_tail(self.ratio / upper, self.df, self.df_denominator, upper=True)
+        low = _ratio_tail(self.ratio / lower, self.df, self.df_denominator, upper=False)
+        return np.where(np.isnan(self.ratio), 1.0, np.minimum(1.0, 2.0 * np.minimum(high, low)))
 
 
 def equality_test(
@@ -227,17 +252,18 @@ def equality_of(ratio: Ratio, *, component: str, alternative: str) -> EqualityRe
         pvalue = law.lower(value, 1.0) if alternative == "less" else law.upper(value, 1.0)
     return EqualityResult(
         component=component,
-        statistic=value,
+        statistic=float(component_ratio(value, ratio.share)),
         pvalue=pvalue,
         alternative=alternative,
         df=np.inf if law is None else law.df,
         df_denominator=getattr(law, "df_denominator", np.inf),
-        observed=ratio.observed,
-        predicted=ratio.predicted,
+        observed=ratio.observed - (1.0 - ratio.share) * ratio.predicted,
+        predicted=ratio.share * ratio.predicted,
         effective_rank=ratio.rank,
         rank_source=ratio.rank_source,
         method=ratio.method,
         law=law,
+        ratio=ratio,
     )
 
 
@@ -254,9 +280,12 @@ def pointwise_of(both: Pair, *, multiplicity: str) -> PointwiseResult:
     )
     raw = np.where(np.isnan(ratio), 1.0, np.where(np.isinf(ratio), 0.0, np.minimum(1.0, raw)))
     adjusted = adjust_pvalues(raw, method=multiplicity)
+    share = np.ones_like(ratio)
+    if both.observed.n_replicates > 1:
+        share = np.divide(both.inter, expected, out=share, where=expected > 0.0)
     return PointwiseResult(
         component="total" if both.observed.single_output else "inter_student",
-        statistic=ratio,
+        statistic=component_ratio(ratio, share),
         pvalues=raw,
         adjusted_pvalues=adjusted,
         pvalue=float(adjusted.min()),
@@ -265,6 +294,8 @@ def pointwise_of(both: Pair, *, multiplicity: str) -> PointwiseResult:
         df_denominator=df_denominator,
         multiplicity=multiplicity,
         labels=both.labels,
+        ratio=ratio,
+        share=share,
     )
 
 
@@ -301,7 +332,13 @@ def _between_ratio(both: Pair, kurtosis: str) -> Ratio:
     else:
         law, method = ScaleLaw(df=n * rank.value), "chi-square, effective degrees of freedom"
     return Ratio(
-        observed=between, predicted=predicted, law=law, rank=rank.value, rank_source=rank.source, method=method
+        observed=between,
+        predicted=predicted,
+        law=law,
+        rank=rank.value,
+        rank_source=rank.source,
+        method=method,
+        share=float(both.inter.mean()) / predicted if predicted > 0.0 and both.observed.n_replicates > 1 else 1.0,
     )
 
 

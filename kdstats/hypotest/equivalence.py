@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kdstats.components.result import COMPONENTS, VarianceComponents
-from kdstats.hypotest.equality import KURTOSES, Ratio, ratio_of
+from kdstats.hypotest.equality import KURTOSES, Ratio, component_ratio, margin_ends, ratio_of
 from kdstats.hypotest.pairing import pair
 from kdstats.hypotest.ratio_law import ConfidenceInterval, RatioLaw
 from kdstats.problem.validation import as_choice, as_number, as_probability
@@ -44,13 +44,15 @@ class EquivalenceResult:
     df_denominator: float
     alternative: str
     law: RatioLaw | None = field(repr=False)
+    ratio: Ratio = field(repr=False)
 
     def confidence_interval(self, confidence_level: float = 0.90) -> ConfidenceInterval:
         """Return the interval of the true ratio; at 1 - 2 alpha it lies in the margin iff equivalence is shown."""
         level = as_probability("confidence_level", confidence_level)
         if self.law is None or not np.isfinite(self.statistic):
             return ConfidenceInterval(self.statistic, self.statistic)
-        return self.law.interval(self.statistic, level)
+        ends = self.law.interval(self.ratio.value, level)
+        return ConfidenceInterval(*(float(component_ratio(end, self.ratio.share)) for end in ends))
 
 
 def equivalence_test(
@@ -79,7 +81,8 @@ def equivalence_test(
     Notes
     -----
     Level at most alpha at both ends of the margin, by the intersection-union principle. At a true ratio of
-    1, 80% power takes 345, 106 and 37 degrees of freedom for margins 1.25, 1.5 and 2.
+    1, 80% power takes 345, 106 and 37 degrees of freedom for margins 1.25, 1.5 and 2. Where students are known from
+    r sampled outputs each, the margin holds for inter_student, not for the variance inter + intra/r of their means.
     """
     margin = as_number("equivalence_margin", margin, minimum=1.0, exclusive=True)
     as_choice("component", component, COMPONENTS)
@@ -97,11 +100,12 @@ def equivalence_of(ratio: Ratio, component: str, margin: float) -> EquivalenceRe
         lower = upper = 0.0 if inside else 1.0
         beyond = 1.0 if inside else 0.0
     else:
-        lower, upper = law.upper(value, 1.0 / margin), law.lower(value, margin)
-        beyond = min(1.0, 2.0 * min(law.upper(value, margin), law.lower(value, 1.0 / margin)))
+        low, high = margin_ends(margin, ratio.share)
+        lower, upper = law.upper(value, low), law.lower(value, high)
+        beyond = min(1.0, 2.0 * min(law.upper(value, high), law.lower(value, low)))
     return EquivalenceResult(
         component=component,
-        statistic=value,
+        statistic=float(component_ratio(value, ratio.share)),
         pvalue=max(lower, upper),
         pvalue_lower=lower,
         pvalue_upper=upper,
@@ -111,4 +115,5 @@ def equivalence_of(ratio: Ratio, component: str, margin: float) -> EquivalenceRe
         df_denominator=getattr(law, "df_denominator", np.inf),
         alternative="equivalence",
         law=law,
+        ratio=ratio,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -291,6 +291,8 @@ def _check_kinds(predicted: Any, observed: Any) -> None:
 def _aligned(predicted: VarianceComponents, observed: VarianceComponents) -> VarianceComponents:
     """Return the observation with points in the order of the prediction."""
     theirs, ours = (item.inter_student["output"].values.tolist() for item in (predicted, observed))
+    if theirs != ours and len(theirs) == len(ours) == 1:  # one output each: its name says nothing
+        observed, ours = _renamed(observed, theirs), theirs
     if theirs != ours:
         raise ComparisonError(f"`observed` must have the outputs of the prediction ({theirs}); got {ours}")
     wanted, given = (list(item.inter_student["point"].values.tolist()) for item in (predicted, observed))
@@ -317,6 +319,19 @@ def _aligned(predicted: VarianceComponents, observed: VarianceComponents) -> Var
         estimate=moved(observed.estimate),
         standard_error=moved(observed.standard_error),
         attrs=observed.attrs,
+        mean_squares=moved(observed.mean_squares),
+        student_predictions=moved(observed.student_predictions),
+    )
+
+
+def _renamed(observed: VarianceComponents, outputs: list[Any]) -> VarianceComponents:
+    def moved(item: Any) -> Any:
+        return None if item is None else item.assign_coords(output=outputs)
+
+    return replace(
+        observed,
+        estimate=moved(observed.estimate),
+        standard_error=moved(observed.standard_error),
         mean_squares=moved(observed.mean_squares),
         student_predictions=moved(observed.student_predictions),
     )

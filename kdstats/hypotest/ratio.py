@@ -25,7 +25,7 @@ from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import ComparisonError, DependentStudentsWarning
 from kdstats.hypotest.pairing import observed_arrays
 from kdstats.hypotest.ratio_law import ConfidenceInterval
-from kdstats.hypotest.student_space import student_rows
+from kdstats.hypotest.student_space import refuse_sampled_means, student_rows
 from kdstats.problem.validation import as_choice, as_count, as_flag, as_number, as_probability
 
 __all__ = ["RatioResult", "paired_interval", "ratio_test"]
@@ -540,10 +540,7 @@ def _of_means(
 def _rows(observed_a: Any, observed_b: Any) -> tuple[FloatArray, FloatArray]:
     _check_points(observed_a, observed_b)
     for name, item in (("observed_a", observed_a), ("observed_b", observed_b)):
-        if item.mean_squares is not None and item.mean_squares.attrs.get("n_replicates", 0):
-            raise ComparisonError(
-                f"`{name}` must know each student's own mean to compare inter-student variance; got sampled replicates"
-            )
+        refuse_sampled_means(name, item)
     labels = {
         "points": observed_a.inter_student["point"].values.tolist(),
         "outputs": observed_a.inter_student["output"].values.tolist(),

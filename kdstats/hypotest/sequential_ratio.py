@@ -11,7 +11,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ComparisonError
 from kdstats.hypotest.evalues import log_evalue_of_groups, ratios_of_margin
 from kdstats.hypotest.sequential import Evidence, SequentialResult, one_step_deviations
-from kdstats.hypotest.student_space import student_rows
+from kdstats.hypotest.student_space import refuse_sampled_means, student_rows
 from kdstats.problem.validation import as_array, as_count, as_number, as_probability
 
 __all__ = ["SequentialRatioTest", "sequential_ratio_test"]
@@ -233,6 +233,9 @@ def sequential_ratio_test(
         margin=margin,
         confidence_level=confidence_level,
     )
+    for name, item in (("observed_a", observed_a), ("observed_b", observed_b)):
+        if isinstance(item, VarianceComponents):
+            refuse_sampled_means(name, item)
     _refuse_shared_seeds(observed_a, observed_b)
     observed_a, observed_b = (_with_outputs(item) for item in (observed_a, observed_b))
     points, outputs = _labels_of(observed_a)

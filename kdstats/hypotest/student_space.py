@@ -14,7 +14,7 @@ from kdstats.errors import ComparisonError
 from kdstats.hypotest.covariance import RANGE_TOLERANCE
 from kdstats.problem.validation import as_array, as_count
 
-__all__ = ["StudentSpace", "predicted_space", "student_rows"]
+__all__ = ["StudentSpace", "predicted_space", "refuse_sampled_means", "student_rows"]
 
 FloatArray = NDArray[np.float64]
 
@@ -153,3 +153,17 @@ def _aligned(name: str, students: xr.DataArray, *, points: list[Any], outputs: l
         students = students.isel({dim: [place[label] for label in labels]})
     dims = [dim for dim in students.dims if dim not in wanted]
     return np.asarray(students.transpose(*dims, "point", "output").values, float)
+
+
+def refuse_sampled_means(name: str, observed: VarianceComponents) -> None:
+    """Refuse students that are known from sampled outputs, whose means vary by intra/r beside inter.
+
+    Raises
+    ------
+    ComparisonError
+    """
+    if observed.mean_squares is not None and observed.mean_squares.attrs.get("n_replicates", 0):
+        raise ComparisonError(
+            f"`{name}` must know each student's own mean to compare inter-student variance; got sampled replicates "
+            "(average each student's outputs and decompose them with `variances=0`: that compares inter + intra/r)"
+        )

@@ -18,6 +18,7 @@ from kdstats.hypotest.equality import (
     PointwiseResult,
     Ratio,
     equality_of,
+    margin_ends,
     pointwise_of,
     ratio_of,
 )
@@ -311,6 +312,10 @@ def _words(names: list[str]) -> str:
 def _needed(facts: _Facts, ratio: Ratio, both: Pair) -> int | None:
     """Return the number of students that would decide, None if the prediction's own error forbids it."""
     law, value, n = ratio.law, ratio.value, both.observed.df_between
+    low, high = margin_ends(facts.margin, ratio.share)
+    margin = min(high, 1.0 / low)
+    if margin <= 1.0:
+        return None
     if law is None or not np.isfinite(value) or value <= 0.0:
         return None
     df = 2.0 / law.standard_error**2 if isinstance(law, LocationLaw) else law.df
@@ -318,14 +323,14 @@ def _needed(facts: _Facts, ratio: Ratio, both: Pair) -> int | None:
     if not facts.inexact:
         alpha = facts.alpha / len(facts.families)
         wanted = df_to_decide(
-            facts.margin, significance=facts.alpha, significance_equality=alpha, df_denominator=df_denominator
+            margin, significance=facts.alpha, significance_equality=alpha, df_denominator=df_denominator
         )
-    elif 1.0 / facts.margin < value < facts.margin:
+    elif 1.0 / margin < value < margin:
         wanted = df_for_equivalence(
-            facts.margin, ratio=value, power=PLANNED_POWER, significance=facts.alpha, df_denominator=df_denominator
+            margin, ratio=value, power=PLANNED_POWER, significance=facts.alpha, df_denominator=df_denominator
         )
     else:
-        excess = max(value / facts.margin, 1.0 / (value * facts.margin))
+        excess = max(value / margin, 1.0 / (value * margin))
         wanted = df_for_equality(excess, power=PLANNED_POWER, significance=facts.alpha)
     found = students(wanted, effective_rank=df / n)
     return None if found is None else max(found, int(n) + 2)
@@ -341,6 +346,12 @@ def _remarks(facts: _Facts, ratio: Ratio, both: Pair, component: str) -> list[st
         remarks.append("the students' predictions are not Gaussian: degrees of freedom from their estimated kurtosis")
     if component != "intra_student" and ratio.rank_source != "predicted":
         remarks.append(f"effective rank of the query points: {ratio.rank_source}")
+    if ratio.share < 1.0:
+        remarks.append(
+            f"students are known from {both.observed.n_replicates} outputs each: the tests are on the variance of "
+            f"their means, of which inter_student is predicted to be {ratio.share:.1%}; ratio and margin are those of "
+            "inter_student"
+        )
     covariance = facts.tests.get("covariance")
     if isinstance(covariance, CovarianceResult):
         if covariance.share_tested < 1.0 - 1e-9:

@@ -28,6 +28,8 @@ __all__ = ["decompose"]
 FloatArray = NDArray[np.float64]
 
 DIMS = ("student", "replicate", "point", "output")
+#: Key of tables without replicates.
+ONE_OUTPUT = "(one output)"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,7 +49,7 @@ def decompose(
     *,
     value: str | Sequence[str] | None = None,
     student: str = "student",
-    replicate: str = "replicate",
+    replicate: str | None = "replicate",
     point: str | None = "point",
     allow_duplicates: bool = False,
     nan_policy: str = "raise",
@@ -68,7 +70,7 @@ def decompose(
         one that is not a key.
     student, replicate : str
         Key columns (or index levels, or dims). Replicates may be numbered afresh for each
-        student or through all students.
+        student or through all students. ``replicate=None``: every student gave one output at a point.
     point : str or None, default "point"
         None: there is one point.
     allow_duplicates : bool, default False
@@ -121,6 +123,8 @@ def decompose(
     """
     as_flag("allow_duplicates", allow_duplicates)
     omit = as_choice("nan_policy", nan_policy, ("raise", "omit")) == "omit"
+    if replicate is None:
+        table, replicate = _with_one_output(table), ONE_OUTPUT
     keys = (student, replicate) if point is None else (student, replicate, point)
     for name, key in zip(DIMS, keys, strict=False):
         if not isinstance(key, str):
@@ -156,6 +160,13 @@ def decompose(
     whole = array.expand_dims([dim for dim in DIMS if dim not in array.dims]).transpose(*DIMS)
     labels = ([_label(whole, dim, i) for i in range(whole.sizes[dim])] for dim in ("student", "point", "output"))
     return _estimate_single(whole.values[:, 0].astype(np.float64), *labels)
+
+
+def _with_one_output(table: Any) -> Any:
+    """Return a table with the key that numbers one output of each student at each point."""
+    if isinstance(table, xr.DataArray):
+        return table.expand_dims(ONE_OUTPUT)
+    return table.assign(**{ONE_OUTPUT: 0}) if hasattr(table, "assign") else table
 
 
 def _estimate_single(
@@ -238,8 +249,9 @@ def _from_frame(
         raise invalid("table", "have each column once", f"{twice[0]!r} more than once", DataError)
     missing = [key for key in keys if key not in frame.columns]
     if missing:
-        hint = " (point=None if there is one point)" if len(keys) == 3 and missing == [keys[2]] else ""
-        raise DataError(f"`table` must have a column {missing[0]!r}; got {listed(frame.columns)}{hint}")
+        hints = ("student=... names it", "replicate=None if each student gave one output", "point=None if there is one")
+        hint = hints[keys.index(missing[0])]
+        raise DataError(f"`table` must have a column {missing[0]!r}; got {listed(frame.columns)} ({hint})")
     values, columns = output_values(frame, keys, value, omit=omit)
     codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
     point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)

@@ -39,6 +39,8 @@ SCALES, UNEVEN_SCALES, MOST_ROWS = np.geomspace(0.25, 4.0, 17), np.geomspace(0.2
 N_SUBSETS, N_DRAWS, N_PLANNED = 24, 2_000, 200
 #: Disagreement of the subsets with the Gaussian relation that is worth a note, in standard errors and relative.
 NOTABLE_SE, NOTABLE = 3.0, 0.05
+#: Share of the mean square of the teacher's mean below which a misfit is rounding.
+ROUNDING = 1e-12
 #: Tails of a 95% interval.
 TAILS = (0.025, 0.975)
 
@@ -333,6 +335,8 @@ def _pilot_share(problem: DistillationProblem, pilot: int | None) -> float:
 def _estimated_misfit(problem: DistillationProblem, noise: float, pilot: int | None) -> tuple[float, tuple[str, ...]]:
     square, _ = _residual_square(problem)
     found = square - noise * _pilot_share(problem, pilot)
+    if abs(found) <= ROUNDING * float((problem.gaussian_teacher.mean_by_output**2).mean()):
+        found = 0.0
     where = "the residuals of the teacher's mean" + ("" if pilot is None else ", less the pilot's noise")
     below = "; none is taken, as the estimate is below 0" if found < 0 else ""
     return max(found, 0.0), (f"misfit variance {found:.4g} between inputs, from {where}{below}",)
@@ -656,6 +660,13 @@ def _uneven_plan(request: _Request) -> Plan:
         f"inputs are {choice.counts.size} of the {problem.teacher.n_inputs} at hand, whose variances are known; train "
         "on the mean response to each (kept as rows, inputs asked more often would weigh more)"
     )
+    spare = choice.counts.size - market.law.n_coefficients
+    if spare < market.law.n_coefficients:
+        notes.append(
+            f"{choice.counts.size} inputs for {market.law.n_coefficients} coefficients leave {spare} to show whether "
+            "the student's form fits, or what its residual variance is: the least variance, if the form is right; "
+            "criterion='mse' with a misfit_variance spreads the answers over more inputs"
+        )
     notes.append("other designs for the same money are the best of random sets of inputs")
     counts = choice.counts
     counts.flags.writeable = False

@@ -143,3 +143,9 @@ def test_recorded_standard_error_of_the_average_is_used(make_predicted, make_obs
     predicted = make_predicted([1.0, 1.0], se=0.3, average_standard_error={"inter_student": 0.2}, exactness="simulated")
     assert pair(predicted, observed).inter_se_of_mean == 0.2
     assert isinstance(observed.mean_squares, xr.Dataset)
+
+
+def test_one_output_matches_whatever_it_is_called(make_predicted, make_observed, with_variance):
+    observed = make_observed(with_variance([3.0], 40))
+    called = kd.decompose(observed.student_predictions.assign_coords(output=["score"]), replicate=None, variances=0)
+    assert kd.equality_test(make_predicted([3.0]), called).statistic == pytest.approx(1.0)

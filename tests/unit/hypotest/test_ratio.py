@@ -144,3 +144,9 @@ def test_students_of_one_seed_are_not_taken_for_independent(make_observed):
     with pytest.warns(DependentStudentsWarning, match="paired=True"):
         kd.ratio_test(a, b)
     assert kd.ratio_test(a, b, paired=True).paired
+
+
+def test_sequential_comparison_refuses_sampled_means(make_observed):
+    sampled = make_observed(np.random.default_rng(1).standard_normal((40, 3, 1, 1)).mean(axis=1), n_replicates=3)
+    with pytest.raises(ComparisonError, match=r"`observed_a` must know each student's own mean.*variances=0"):
+        kd.sequential_ratio_test(sampled, sampled)

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import kdstats as kd
 from kdstats.errors import ProblemError
@@ -131,3 +132,39 @@ def test_confidence_level_and_margin_move_the_verdict(make_predicted, make_obser
         kd.compare(make_predicted([1.0]), observed, confidence_level=1.0)
     with pytest.raises(ProblemError, match="`multiplicity` must be one of"):
         kd.compare(make_predicted([1.0]), observed, multiplicity="none")
+
+
+def sampled_students(inter, *, intra, n_students, n_replicates, n_points, rng):
+    """Students whose means are known from sampled outputs only."""
+    outputs = np.sqrt(inter) * rng.standard_normal((n_students, 1, n_points, 1))
+    outputs = outputs + np.sqrt(intra) * rng.standard_normal((n_students, n_replicates, n_points, 1))
+    return kd.estimate_components(outputs)
+
+
+def test_margin_of_sampled_students_is_that_of_inter_not_of_their_means(make_predicted):
+    """Inter at the margin, of means that intra/r dominates: agreement may be claimed at most at the level."""
+    rng, predicted = np.random.default_rng(8), make_predicted([0.5] * 4, intra=4.0)
+    shape = {"intra": 4.0, "n_students": 300, "n_replicates": 4, "n_points": 4, "rng": rng}
+    found = [kd.equivalence_test(predicted, sampled_students(0.75, **shape)) for _ in range(300)]
+    agreed = sum(test.pvalue <= 0.05 for test in found)
+    assert scipy.stats.binomtest(agreed, 300, 0.05, alternative="greater").pvalue > 1e-3
+    naive = sum(  # the margin on the variance of the means
+        scipy.stats.chi2.cdf(test.df * test.ratio.value / 1.5, test.df) <= 0.05 for test in found
+    )
+    assert naive > 150
+    assert np.mean([test.statistic for test in found]) == pytest.approx(1.5, abs=4 * 1.5 / np.sqrt(300))
+
+
+def test_sampled_students_are_compared_on_the_scale_of_inter(make_predicted):
+    observed = sampled_students(
+        0.9, intra=4.0, n_students=600, n_replicates=4, n_points=4, rng=np.random.default_rng(3)
+    )
+    verdict = kd.compare(make_predicted([0.5] * 4, intra=4.0), observed)
+    assert verdict.verdict == "disagree"
+    inter = float(observed.inter_student.mean())
+    assert verdict.ratio == pytest.approx(inter / 0.5)
+    assert verdict.tests["equality"].observed == pytest.approx(inter)
+    assert verdict.tests["equality"].predicted == pytest.approx(0.5)
+    low, high = verdict.ratio_interval
+    assert low < verdict.ratio < high
+    assert any("known from 4 outputs each" in note for note in verdict.notes)

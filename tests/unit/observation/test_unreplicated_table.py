@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from scipy.stats import chi2
 
 import kdstats as kd
@@ -118,3 +119,16 @@ def test_interval_of_the_total_covers():
     assert abs(hits / runs - 0.95) < 4 * standard_error
     misses = int(((bounds[:, 0] <= 2.0) & (bounds[:, 1] >= 2.0)).sum())
     assert abs(misses / runs - 0.95) > 4 * standard_error  # inter alone is not what is covered
+
+
+def test_a_table_without_replicates_needs_no_column_of_them():
+    frame = pd.DataFrame({"student": [1, 1, 2, 2, 3, 3], "point": [0, 1] * 3, "value": [1.0, 2.0, 4.0, 3.0, 5.0, 9.0]})
+    with pytest.warns(NotIdentifiedWarning):
+        answer = kd.decompose(frame, replicate=None)
+    np.testing.assert_allclose(answer.total.values.ravel(), [13 / 3, 43 / 3])
+    array = xr.DataArray(frame["value"].to_numpy().reshape(3, 2), dims=("student", "point"))
+    assert float(kd.decompose(array, replicate=None, variances=0).inter_student[0, 0]) == pytest.approx(13 / 3)
+    with pytest.raises(DataError, match="replicate=None if each student gave one output"):
+        kd.decompose(frame)
+    with pytest.raises(DataError, match="1 repeated rows"):
+        kd.decompose(pd.concat([frame, frame.iloc[[3]]]), replicate=None)
