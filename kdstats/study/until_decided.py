@@ -95,7 +95,7 @@ def observe_until_decided(
     problem : DistillationProblem
         What is asked.
     predicted : VarianceComponents, optional
-        What is tested, see :class:`kdstats.SequentialTest`. Default: ``kd.predict(problem, covariance=True)``.
+        What is tested, see :class:`kdstats.SequentialTest`. Default: the closed form with its covariance.
     engine : str, optional
         As in :func:`kdstats.observe`.
     batch : int, default 32
@@ -197,7 +197,7 @@ def batch_seeds(problem: DistillationProblem, seeds: Seeds, number: int) -> Seed
 
 def _prediction(problem: DistillationProblem) -> VarianceComponents:
     try:
-        return predict(problem, covariance=True)
+        return predict(problem, engine="closed_form", covariance=True)
     except UnsupportedProblemError as error:
         raise UnsupportedProblemError(f"{error}; give what is to be tested as `predicted`") from None
 
