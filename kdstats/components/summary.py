@@ -81,8 +81,8 @@ def summary(components: VarianceComponents, prob: float = 0.95) -> str:
 
 def _header(components: VarianceComponents) -> list[str]:
     attrs, sizes = components.attrs, components.total.sizes
-    n_replicates = None if components.mean_squares is None else int(components.mean_squares.attrs["n_replicates"])
-    outputs = "known variance" if n_replicates == 0 else n_replicates
+    n_replicates = None if components.mean_squares is None else f"{components.mean_squares.attrs['n_replicates']:.3g}"
+    outputs = "known variance" if n_replicates == "0" else n_replicates
     left = [
         ("Engine:", components.engine),
         ("Exactness:", components.exactness),

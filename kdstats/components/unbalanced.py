@@ -130,6 +130,7 @@ def estimate_unbalanced(
         "ddof": 1,
         "n_students": len(students),
         "effective_rank": rank,
+        "effective_rank_within": _rank_within(full, pooled["within"]),
         "average_standard_error": pooled,
         "boundary": bool((full.inter < 0).any()),
         "degenerate": tuple(n for n in ("between", "within") if not getattr(full, n).any()),
@@ -348,6 +349,20 @@ def _gaussian_errors(full: _Analysis) -> dict[str, FloatArray]:
         "total": (1.0, 1.0 - share),
     }
     return {name: np.sqrt(b**2 * of_between + w**2 * of_within) for name, (b, w) in weights.items()}
+
+
+def _rank_within(full: _Analysis, error: float) -> float:
+    """How many independent points the replicate errors amount to, from the standard error of their average MSW.
+
+    Were the errors of all points one, it would be the mean of the points' own; independent points divide its square
+    by their number. Errors with heavy tails count as fewer points. The square of the standard error is taken two of
+    its own standard errors (from S students) up, which errs towards wide intervals.
+    """
+    if error <= 0.0:
+        return 1.0
+    of_one = float(np.sqrt(2.0 / full.df_within * full.within**2).mean())
+    cautious = error**2 * (1.0 + 2.0 * np.sqrt(2.0 / max(float(full.n_students.max()) - 1.0, 1.0)))
+    return float(np.clip(of_one**2 / cautious, 1.0, full.within.size))
 
 
 def _effective_rank(deviations: FloatArray, present: NDArray[np.bool_]) -> float:

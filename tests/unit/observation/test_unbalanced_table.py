@@ -139,3 +139,18 @@ def test_an_unbalanced_observation_is_not_tested():
 def test_what_cannot_be_used_is_refused(table, options, error, message):
     with pytest.raises(error, match=message):
         kd.decompose(table, **options)
+
+
+def test_one_missing_cell_hardly_widens_the_average():
+    """Replicate errors of independent points count as many points, balanced or not."""
+    rng, shape = np.random.default_rng(4), (100, 4, 10)
+    student, replicate, point = np.indices(shape).reshape(3, -1)
+    value = (2.0 * rng.standard_normal((100, 1, 10)) + rng.standard_normal(shape)).ravel()
+    frame = pd.DataFrame({"student": student, "replicate": replicate, "point": point, "value": value})
+    whole, missing = kd.decompose(frame), kd.decompose(frame.drop(index=7), nan_policy="omit")
+    widths = {}
+    for name, table in (("whole", whole), ("missing", missing)):
+        widths[name] = table.average().interval()["intra_student"].diff("ci_bound").item()
+    # the rank is at least the number of points over 1 + 2 sqrt(2/99) and over the excess of its own error
+    assert 1.0 <= widths["missing"] / widths["whole"] < np.sqrt((1 + 2 * np.sqrt(2 / 99)) * (1 + 4 * np.sqrt(2 / 99)))
+    assert "Outputs a student: " in missing.summary()
