@@ -17,6 +17,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 PAGES = (
     "how-to/class-predictions.md",
     "how-to/compare.md",
+    "how-to/from-a-table.md",
     "how-to/observe.md",
     "how-to/plan-a-budget.md",
     "how-to/predict.md",
