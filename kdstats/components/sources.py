@@ -166,9 +166,11 @@ class SourceComponents:
         tails = (f"[{(1 - prob) / 2:.4g}", f"{(1 + prob) / 2:.4g}]")
         heads = ("variance", "std err", *tails, "share", *tails)
         width = max(len(name) for name in self.components) + 1
-        rule = width + 10 * len(heads)
+        widths = (11, 11, 11, 11, 10, 10, 10)
+        rule = width + sum(widths)
         lines = [f"Variance by source, method {self.attrs['method']}", "=" * rule, *self._design(), "=" * rule]
-        lines += [" " * width + "".join(f"{head:>10}" for head in heads), "-" * rule]
+        titles = "".join(f"{head:>{size}}" for head, size in zip(heads, widths, strict=True))
+        lines += [" " * width + titles, "-" * rule]
         for name in self.components:
             if name in ("inter_student", "total") and name == self.components[len(self.terms)]:
                 lines.append("-" * rule)
@@ -178,7 +180,7 @@ class SourceComponents:
                 *bounds["variance"].sel(component=name).values.ravel(),
             )
             shares = (mean.shares.sel(component=name).item(), *bounds["share"].sel(component=name).values.ravel())
-            row = "".join(f"{number:>#10.4g}" for number in numbers) + "".join(f"{100 * s:>9.1f}%" for s in shares)
+            row = "".join(f"{number:>#11.4g}" for number in numbers) + "".join(f"{100 * s:>9.1f}%" for s in shares)
             lines.append(f"{name:<{width}}{row}")
         lines.append("=" * rule)
         for number, note in enumerate(self._notes(), 1):
