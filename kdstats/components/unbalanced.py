@@ -24,6 +24,7 @@ References
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from kdstats.components.equal_noise import own_noise
 from kdstats.components.estimation import warn_if_negative
 from kdstats.components.kernels import cell_moments
 from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import EstimationError
+from kdstats.errors import ApproximationWarning, EstimationError
 
 __all__ = ["estimate_unbalanced"]
 
@@ -47,6 +49,8 @@ ESTIMATOR = "one-way random effects, unbalanced: (MSB - MSW)/n0"
 N_JACKKNIFE = 4
 #: Points from whose covariances the effective rank is estimated.
 RANK_POINTS = 2000
+#: Level of the test that own variances do not go with the numbers of outputs.
+NOISE_LEVEL = 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,6 +112,13 @@ def estimate_unbalanced(
     EstimationError
         If a point has fewer than two students, or no student with two outputs (named).
 
+    Warns
+    -----
+    ApproximationWarning
+        If the students' own variances go with their numbers of outputs (tested at the 1% level, see
+        :func:`kdstats.components.equal_noise.own_noise`): all three components are then marked unreliable, and the
+        warning gives them with each student counted once.
+
     Notes
     -----
     Homogeneous replicate errors are assumed: students with more outputs weigh more in MSW. Standard
@@ -136,6 +147,7 @@ def estimate_unbalanced(
         "degenerate": tuple(n for n in ("between", "within") if not getattr(full, n).any()),
         "n_missing": int((~present).sum()) // grid[1],
         "versions": versions(),
+        **_unequal_noise(cells, full),
     }
     components = VarianceComponents.from_arrays(
         inter_student=full.inter.reshape(grid),
@@ -205,6 +217,21 @@ def _refuse_unidentified(cells: _Cells, points: Sequence[Any], n_outputs: int) -
             "`n_replicates` must be at least 2 for some student at every point to identify intra-student variance; "
             f"got 1 or none for all at point {points[place // n_outputs]!r}"
         )
+
+
+def _unequal_noise(cells: _Cells, full: _Analysis) -> dict[str, Any]:
+    """Warn, and mark the components, if students with more outputs are not as noisy as the others."""
+    noise = own_noise(cells.counts, cells.means, cells.squares)
+    if noise.pvalue >= NOISE_LEVEL:
+        return {}
+    reason = (
+        f"students' own variances go with their numbers of outputs (p = {noise.pvalue:.2g} if they do not): "
+        f"weighted by outputs, intra_student averages {full.within.mean():.4g} and inter_student "
+        f"{full.inter.mean():.4g}; with each student counted once, {noise.intra.mean():.4g} and "
+        f"{noise.inter.mean():.4g}"
+    )
+    warnings.warn(f"{reason}; give all students equally many outputs", ApproximationWarning, stacklevel=4)
+    return {"unreliable": ("inter_student", "intra_student", "total"), "unreliable_because": reason}
 
 
 def _analyse(cells: _Cells) -> _Analysis:

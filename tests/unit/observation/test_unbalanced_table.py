@@ -4,9 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.stats import binomtest
 
 import kdstats as kd
-from kdstats.errors import ComparisonError, DataError, EstimationError, NegativeComponentWarning, ProblemError
+from kdstats.components.equal_noise import own_noise
+from kdstats.errors import (
+    ApproximationWarning,
+    ComparisonError,
+    DataError,
+    EstimationError,
+    NegativeComponentWarning,
+    ProblemError,
+)
 
 S, R, M = 9, 4, 3
 
@@ -96,6 +105,43 @@ def test_a_negative_component_keeps_its_sign_and_warns():
         answer = kd.decompose(frame, nan_policy="omit")
     assert (answer.inter_student < 0).all()
     assert answer.attrs["boundary"]
+
+
+def noise_of(counts, sd, n_tables, seed):
+    """Sufficient statistics of tables of one point with inter 1, each tested alone."""
+    rng, counts, sd = np.random.default_rng(seed), np.array(counts), np.broadcast_to(sd, len(counts))
+    for _ in range(n_tables):
+        means = rng.normal(size=counts.size) + sd / np.sqrt(counts) * rng.normal(size=counts.size)
+        squares = sd**2 * rng.chisquare(np.maximum(counts - 1, 1)) * (counts > 1)
+        yield own_noise(counts[:, None].astype(float), means[:, None], squares[:, None])
+
+
+@pytest.mark.parametrize("counts", [[20] * 10 + [2] * 10, list(range(1, 17)), [1, 2, 3] + [30] * 12, [2, 3, 3]])
+def test_equal_noise_is_rejected_no_more_often_than_its_level(counts):
+    rejected = sum(noise.pvalue < 0.05 for noise in noise_of(counts, 1.0, 2000, 5))
+    assert binomtest(rejected, 2000, 0.05, alternative="greater").pvalue > 0.01
+
+
+def test_noise_that_goes_with_the_number_of_outputs_is_found_and_components_that_count_students_once_are_unbiased():
+    found = list(noise_of([20] * 10 + [2] * 10, np.repeat([1.0, 3.0], 10), 1000, 6))
+    assert sum(noise.pvalue < 0.01 for noise in found) > 900
+    for values, truth in (([n.inter.item() for n in found], 1.0), ([n.intra.item() for n in found], 5.0)):
+        assert abs(np.mean(values) - truth) < 4 * np.std(values) / np.sqrt(1000)
+
+
+def test_components_of_unequal_noise_are_marked_unreliable_with_a_warning():
+    rng, counts, sd = np.random.default_rng(7), [20] * 10 + [2] * 10, np.repeat([1.0, 3.0], 10)
+    student = np.repeat(np.arange(20), counts)
+    value = rng.normal(size=20)[student] + sd[student] * rng.normal(size=student.size)
+    replicate = np.concatenate([np.arange(n) for n in counts])
+    frame = pd.DataFrame({"student": student, "replicate": replicate, "value": value})
+    with pytest.warns(ApproximationWarning, match="own variances go with their numbers of outputs"):
+        answer = kd.decompose(frame, point=None, nan_policy="omit")
+    assert set(answer.attrs["unreliable"]) == {"inter_student", "intra_student", "total"}
+    assert "UNRELIABLE" in answer.summary()
+    own = np.mean([group.var(ddof=1) for _, group in frame.groupby("student")["value"]])
+    assert f"{own:.4g}" in answer.attrs["unreliable_because"]
+    assert "unreliable" not in kd.decompose(thinned(), nan_policy="omit").attrs
 
 
 def test_an_unbalanced_observation_is_not_tested():
