@@ -19,6 +19,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ComparisonError
 from kdstats.hypotest.multiplicity import adjust_pvalues
 from kdstats.hypotest.pairing import observed_arrays
+from kdstats.hypotest.student_space import warn_of_shared_seeds
 from kdstats.problem.validation import as_number
 
 __all__ = ["ConservationResult", "conservation_test"]
@@ -93,6 +94,11 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
     ComparisonError
         If there are too few observations, each student gave one output only, or a total is not positive.
 
+    Warns
+    -----
+    DependentStudentsWarning
+        If strategies of one seed are compared with each other.
+
     Notes
     -----
     The average total has the standard error that the estimation recorded, which includes the covariance between a
@@ -123,6 +129,13 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
         raise ComparisonError(f"`observed` must map at least {least} labels to observations; got {got}")
     wanted = None if total is None else _wanted(total)
     found = [_average_total(label, item) for label, item in observed.items()]
+    if wanted is None:
+        warn_of_shared_seeds(
+            list(observed.values()),
+            "`observed` must have independent students in every strategy, and observations here share a seed: give "
+            "each strategy its own `rng`, or the level of the test is not held",
+            stacklevel=2,
+        )
     totals, errors, df = (np.array(column) for column in zip(*found, strict=True))
     logs, relative = np.log(totals), errors / totals
     if wanted is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ComparisonError
 from kdstats.hypotest.covariance import RANGE_TOLERANCE
-from kdstats.hypotest.student_space import student_rows
+from kdstats.hypotest.student_space import refuse_sampled_means, student_rows
 from kdstats.problem.validation import as_choice, as_count
 
 __all__ = ["HomogeneityResult", "homogeneity_test"]
@@ -82,7 +82,7 @@ def homogeneity_test(
     Parameters
     ----------
     observed : VarianceComponents
-        With ``student_predictions``.
+        With ``student_predictions``, each student's own mean: those of sampled replicates vary by intra/r beside.
     predicted : VarianceComponents, optional
         Expected proportions of the points; without it they are equal.
     method : {"auto", "normal", "bootstrap"}
@@ -101,8 +101,8 @@ def homogeneity_test(
     Raises
     ------
     ComparisonError
-        If predictions are missing, points differ, there are fewer than two points with variance, or a prediction of 0
-        was not met.
+        If predictions are missing, replicates were sampled, points differ, there are fewer than two points with
+        variance, or a prediction of 0 was not met.
 
     Notes
     -----
@@ -123,6 +123,7 @@ def homogeneity_test(
     n_resamples = as_count("n_resamples", n_resamples, minimum=99)
     if not isinstance(observed, VarianceComponents) or observed.exactness != "observed":
         raise ComparisonError("`observed` must be an observation; got something else")
+    refuse_sampled_means("observed", observed)
     labels = {dim: observed.inter_student[dim].values.tolist() for dim in ("point", "output")}
     rows = student_rows("observed", observed, points=labels["point"], outputs=labels["output"])
     expected, covariance = _expected(predicted, labels, rows.shape[1])

@@ -6,7 +6,6 @@ like 1/k only where rho = 0.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ComparisonError, DependentStudentsWarning
+from kdstats.errors import ComparisonError
 from kdstats.hypotest.inversion import weighted_chi_square_cdf
 from kdstats.hypotest.pairing import Observed, estimated_rank, observed_arrays
 from kdstats.hypotest.ratio_law import ConfidenceInterval
+from kdstats.hypotest.student_space import warn_of_shared_seeds
 from kdstats.problem.validation import as_count, as_number, as_probability
 
 __all__ = ["FloorResult", "RateResult", "floor_of", "rate_test", "slope_of"]
@@ -252,27 +252,18 @@ def _check_comparable(results: list[VarianceComponents]) -> None:
             raise ComparisonError("`observed_by_k` must hold observations; got something else")
         if list(other.inter_student["point"].values.tolist()) != list(first["point"].values.tolist()):
             raise ComparisonError("`observed_by_k` must have the same points at every k; got differing labels")
-    _warn_of_shared_seeds(results)
+    warn_of_shared_seeds(
+        results,
+        "`observed_by_k` must have independent students at every k, and observations here share a seed: give "
+        "each k its own `rng`, or the level of the tests is not held",
+        stacklevel=3,
+    )
     kept = [r.student_predictions for r in results if r.student_predictions is not None]
     for index, one in enumerate(kept[1:], start=1):
         if one.shape == kept[index - 1].shape and np.array_equal(one.values, kept[index - 1].values):
             raise ComparisonError(
                 "`observed_by_k` must have independent students at every k; got the same students twice"
             )
-
-
-def _warn_of_shared_seeds(results: list[VarianceComponents]) -> None:
-    """Students trained with the same seeds at two k share teacher draws, and the tests count on independence."""
-    seeds = [result.attrs.get("seed") for result in results]
-    known = [seed.get("teacher_output") if isinstance(seed, Mapping) else seed for seed in seeds]
-    told = [seed for seed in known if seed is not None]
-    if len(set(told)) < len(told):
-        warnings.warn(
-            "`observed_by_k` must have independent students at every k, and observations here share a seed: give "
-            "each k its own `rng`, or the level of the tests is not held",
-            DependentStudentsWarning,
-            stacklevel=4,
-        )
 
 
 def _shape(correlation: float, k: FloatArray) -> FloatArray:

@@ -13,7 +13,6 @@ of S-1.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.components.result import COMPONENTS, VarianceComponents
-from kdstats.errors import ComparisonError, DependentStudentsWarning
+from kdstats.errors import ComparisonError
 from kdstats.hypotest.pairing import observed_arrays
 from kdstats.hypotest.ratio_law import ConfidenceInterval
-from kdstats.hypotest.student_space import refuse_sampled_means, student_rows
+from kdstats.hypotest.student_space import refuse_sampled_means, student_rows, warn_of_shared_seeds
 from kdstats.problem.validation import as_choice, as_count, as_flag, as_number, as_probability
 
 __all__ = ["RatioResult", "paired_interval", "ratio_test"]
@@ -36,6 +35,15 @@ ALTERNATIVES = ("two-sided", "less", "greater")
 METHODS = ("normal", "kurtosis", "bootstrap", "permutation")
 #: Log ratios farther than this from the estimate end a permutation interval.
 FARTHEST = 20.0
+#: What is said of observations of one seed.
+SHARED = "`observed_b` shares the seed of `observed_a`"
+PAIRING = (
+    "set `paired=True` if student s of both had the same teacher draws (the same number of responses), else give each "
+    "its own `rng`"
+)
+NO_PAIRING = (
+    "give each its own `rng`, for intra-student and total variances are compared as those of independent students"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,15 +195,12 @@ def ratio_test(
             raise ComparisonError(
                 f"`component` must be 'inter_student' for paired students or another method; got {component!r}"
             )
+        _check_points(observed_a, observed_b)
+        warn_of_shared_seeds((observed_a, observed_b), f"{SHARED}: {NO_PAIRING}", stacklevel=2)
         return _of_means(observed_a, observed_b, component, null, alternative)
     rows = _rows(observed_a, observed_b)
-    if not together and _same_seed(observed_a, observed_b):
-        warnings.warn(
-            "`observed_b` shares the seed of `observed_a`: set `paired=True` if student s of both had the same teacher "
-            "draws (the same number of responses), else give each its own `rng`",
-            DependentStudentsWarning,
-            stacklevel=2,
-        )
+    if not together:
+        warn_of_shared_seeds((observed_a, observed_b), f"{SHARED}: {PAIRING}", stacklevel=2)
     if together and len(rows[0]) != len(rows[1]):
         raise ComparisonError(
             f"`observed_b` must have the students of `observed_a`, {len(rows[0])}, to be paired; got {len(rows[1])}"
@@ -495,7 +500,6 @@ def _of_means(
     """Compare average intra-student or total variances by the standard errors of their logarithms."""
     from scipy import stats
 
-    _check_points(observed_a, observed_b)
     both = [observed_arrays(item) for item in (observed_a, observed_b)]
     if any(item.single_output for item in both):
         raise ComparisonError(
@@ -557,11 +561,6 @@ def _check_points(observed_a: Any, observed_b: Any) -> None:
     labels = [sorted(map(repr, item.inter_student["point"].values.tolist())) for item in (observed_a, observed_b)]
     if labels[0] != labels[1]:
         raise ComparisonError("`observed_b` must have the points of `observed_a`; got others")
-
-
-def _same_seed(observed_a: Any, observed_b: Any) -> bool:
-    seeds = [getattr(item, "attrs", {}).get("seed") for item in (observed_a, observed_b)]
-    return seeds[0] is not None and seeds[0] == seeds[1]
 
 
 def _tail(lower: float, upper: float, alternative: str) -> float:

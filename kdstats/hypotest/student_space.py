@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ComparisonError
+from kdstats.errors import ComparisonError, DependentStudentsWarning
 from kdstats.hypotest.covariance import RANGE_TOLERANCE
 from kdstats.problem.validation import as_array, as_count
 
-__all__ = ["StudentSpace", "predicted_space", "refuse_sampled_means", "student_rows"]
+__all__ = ["StudentSpace", "predicted_space", "refuse_sampled_means", "student_rows", "warn_of_shared_seeds"]
 
 FloatArray = NDArray[np.float64]
 
@@ -167,3 +169,12 @@ def refuse_sampled_means(name: str, observed: VarianceComponents) -> None:
             f"`{name}` must know each student's own mean to compare inter-student variance; got sampled replicates "
             "(average each student's outputs and decompose them with `variances=0`: that compares inter + intra/r)"
         )
+
+
+def warn_of_shared_seeds(observations: Sequence[VarianceComponents], advice: str, *, stacklevel: int) -> None:
+    """Warn where students of one seed, who may share teacher draws, are about to be taken for independent."""
+    seeds = [item.attrs.get("seed") for item in observations]
+    known = [seed.get("teacher_output") if isinstance(seed, Mapping) else seed for seed in seeds]
+    told = [seed for seed in known if seed is not None]
+    if any(seed in told[:index] for index, seed in enumerate(told)):
+        warnings.warn(advice, DependentStudentsWarning, stacklevel=stacklevel + 1)

@@ -80,3 +80,14 @@ def test_refusals(problem, observed, make_observed, make_predicted):
     for call, error, message in cases:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_means_of_sampled_replicates_are_refused(make_observed):
+    """Their variance is inter + intra/r, so that where intra differs between points equal inter looks unequal."""
+    rng = np.random.default_rng(4)
+    noise = np.sqrt([0.0, 2.0]) * rng.standard_normal((300, 2))
+    sampled = make_observed(rng.standard_normal((300, 2)) + noise, within=2.0, n_replicates=1)
+    with pytest.raises(ComparisonError, match=r"`observed` must know each student's own mean.*replicates"):
+        kd.homogeneity_test(sampled)
+    exact = make_observed(rng.standard_normal((300, 2)))
+    assert kd.homogeneity_test(exact, rng=1).pvalue > 0.001

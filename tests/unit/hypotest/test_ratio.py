@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -144,6 +146,22 @@ def test_students_of_one_seed_are_not_taken_for_independent(make_observed):
     with pytest.warns(DependentStudentsWarning, match="paired=True"):
         kd.ratio_test(a, b)
     assert kd.ratio_test(a, b, paired=True).paired
+
+
+@pytest.mark.parametrize("component", ["intra_student", "total"])
+def test_means_over_students_of_one_seed_are_not_taken_for_independent(make_observed, component):
+    rng = np.random.default_rng(3)
+    known = {"within": 1.0, "average_standard_error": {"intra_student": 0.1, "total": 0.1}}
+    a, b, other = (make_observed(rng.normal(size=(20, 1)), seed=seed, **known) for seed in (1, 1, 2))
+    with pytest.warns(DependentStudentsWarning, match="give each its own `rng`"):
+        kd.ratio_test(a, b, component=component)
+    with pytest.warns(DependentStudentsWarning, match="each strategy its own"):
+        kd.conservation_test({"a": a, "b": b})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DependentStudentsWarning)
+        kd.ratio_test(a, other, component=component)
+        kd.conservation_test({"a": a, "b": other})
+        kd.conservation_test({"a": a, "b": b}, total=2.0)  # each against the given total: no independence is needed
 
 
 def test_sequential_comparison_refuses_sampled_means(make_observed):
