@@ -105,7 +105,8 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
     student's distance from the others and its own variance. Logarithms of the totals are compared by Welch's analysis
     of variance, with S-1 degrees of freedom each, so that strategies may differ in how well their totals are
     known. With ``total`` each logarithm is tested by Student's t and the p-values adjusted by Holm. Asymptotic in S:
-    linear students hold 5% at S=30; tabular students of one response reject 8% there and hold 5% at S=200.
+    linear students hold 5% at S=30; tabular students of one response reject 8% there and hold 5% at S=200; students of
+    two outputs each at one point reject 8% at S=5.
 
     References
     ----------

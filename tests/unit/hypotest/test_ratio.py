@@ -6,6 +6,7 @@ from scipy import stats
 
 import kdstats as kd
 from kdstats.errors import ComparisonError, DependentStudentsWarning, ProblemError
+from kdstats.hypotest.ratio import _normal, _paired_normal
 
 
 @pytest.fixture
@@ -168,3 +169,46 @@ def test_sequential_comparison_refuses_sampled_means(make_observed):
     sampled = make_observed(np.random.default_rng(1).standard_normal((40, 3, 1, 1)).mean(axis=1), n_replicates=3)
     with pytest.raises(ComparisonError, match=r"`observed_a` must know each student's own mean.*variances=0"):
         kd.sequential_ratio_test(sampled, sampled)
+
+
+def non_proportional(seed, n=20, *, paired=False, n_data=600):
+    """Rejections at 5% of a true ratio: ten independent points against ten that are nearly one."""
+    rng = np.random.default_rng(seed)
+    scale = np.r_[1.0, np.full(9, 0.1)]
+    truth = 10.0 / (scale**2).sum()
+    rejected = 0
+    for _ in range(n_data):
+        a, b = rng.normal(size=(2, n, 10))
+        a, b = (x - x.mean(axis=0) for x in (a, scale * (0.7 * a + np.sqrt(0.51) * b if paired else b)))
+        rejected += (_paired_normal if paired else _normal)(a, b, truth, "two-sided").pvalue < 0.05
+    return rejected
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_covariances_need_not_be_proportional(paired):
+    """A true null with a size of at most 7%, where one rank for both strategies rejects 36% (paired 16%)."""
+    most = stats.binom.ppf(0.9999, 600, 0.07)
+    assert stats.binom.cdf(most, 600, 0.16) < 0.01  # the limit tells them apart
+    assert non_proportional(5, paired=paired) <= most
+
+
+def test_rank_of_three_students_is_not_taken_from_the_others(make_observed):
+    rng = np.random.default_rng(6)
+    few, many = (make_observed(rng.normal(size=(n, 10)) * 0.5 ** np.arange(10)) for n in (3, 60))
+    assert kd.ratio_test(few, many).effective_rank == 1.0
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 4)])
+def test_paired_interval_inverts_the_test_whatever_the_null(make_observed, shape):
+    rng = np.random.default_rng(7)
+    common = rng.normal(size=shape)
+    a, b = (make_observed(common + scale * rng.normal(size=shape)) for scale in (1.2, 0.5))
+    interval = kd.ratio_test(a, b, paired=True).confidence_interval(0.9)
+    assert kd.ratio_test(a, b, paired=True, null_ratio=7.0).confidence_interval(0.9) == pytest.approx(interval)
+    for end, side in zip(interval, ("greater", "less"), strict=True):
+        result = kd.ratio_test(a, b, paired=True, null_ratio=end, alternative=side)
+        assert result.pvalue == pytest.approx(0.05, rel=1e-6)
+    first, second = (x.student_predictions.values[:, :, 0] for x in (a, b))
+    u, d = (first + sign * second - (first + sign * second).mean(axis=0) for sign in (1, -1))
+    rank = np.clip((u**2).sum() * (d**2).sum() / ((u @ d.T) ** 2).sum(), 1, shape[1])
+    assert kd.ratio_test(a, b, paired=True).df == pytest.approx((shape[0] - 1) * rank - 1)
