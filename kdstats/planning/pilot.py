@@ -11,6 +11,9 @@ their estimates are :math:`(d_0s_0^2 + \nu s_i^2)/\chi^2_{d_0+\nu}`. The expecte
 them, so allocating by their means is the best that can be done, and an interval from their draws stays right for a
 design chosen by them. Each draw takes :math:`d_0, s_0^2` from estimates simulated anew (a parametric bootstrap), so
 that their error is in the interval too.
+
+Responses to one input with correlation ρ have sample variances with expectation :math:`(1-\rho)\sigma^2`; what is
+called an estimate of :math:`\sigma^2` here has been divided by that factor, which leaves the degrees of freedom.
 """
 
 from __future__ import annotations
@@ -50,9 +53,25 @@ class InputVariances:
     draws: FloatArray
 
 
-def variance_draws(estimate: float, df: int, *, n_draws: int, generator: np.random.Generator) -> FloatArray:
-    """Return draws of a variance whose estimate has ``df`` degrees of freedom."""
-    return np.asarray(estimate * df / generator.chisquare(df, size=n_draws))
+def variance_draws(
+    estimate: float,
+    df: int,
+    *,
+    n_draws: int,
+    generator: np.random.Generator,
+    n_inputs: int = 1,
+    input_correlation: float = 0.0,
+) -> FloatArray:
+    """Return draws of a variance whose estimate has ``df`` degrees of freedom at each of some inputs.
+
+    Noise with correlation r between inputs has the eigenvalues 1 - r and, once, 1 + (n - 1) r.
+    """
+    if input_correlation == 0.0:
+        return np.asarray(estimate * df * n_inputs / generator.chisquare(df * n_inputs, size=n_draws))
+    common = (1.0 + (n_inputs - 1) * input_correlation) * generator.chisquare(df, size=n_draws)
+    if n_inputs > 1:
+        common = common + (1.0 - input_correlation) * generator.chisquare(df * (n_inputs - 1), size=n_draws)
+    return np.asarray(estimate * df * n_inputs / common)
 
 
 def input_variances(estimates: FloatArray, df: int, *, n_draws: int, generator: np.random.Generator) -> InputVariances:

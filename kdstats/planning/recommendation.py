@@ -41,6 +41,8 @@ N_SUBSETS, N_DRAWS, N_PLANNED = 24, 2_000, 200
 NOTABLE_SE, NOTABLE = 3.0, 0.05
 #: Share of the mean square of the teacher's mean below which a misfit is rounding.
 ROUNDING = 1e-12
+#: Share of a response's variance within inputs below which a pilot shows nothing of it.
+NOTHING_LEFT = 1e-9
 #: Tails of a 95% interval.
 TAILS = (0.025, 0.975)
 
@@ -136,8 +138,10 @@ def plan(
         teacher's mean. With criterion ``mse`` only.
     pilot : int, optional
         Says that ``noise_variance`` and ``mean`` of the teacher are estimates from this many responses to each input
-        of X (at least 2), and carries their uncertainty through. A scalar variance is pooled over all inputs and
-        outputs; variances of single inputs are shrunk towards each other.
+        of X (at least 2), and carries their uncertainty through: ``noise_variance`` is then the sample variance of the
+        responses to one input (divisor ``pilot - 1``). Correlated responses lie closer together than that of one
+        response would have it; the plan divides by ``1 - response_correlation``. A scalar variance is pooled over all
+        inputs and outputs; variances of single inputs are shrunk towards each other.
     rng : int, Generator, SeedSequence or Seeds, default 0
         For random subsets, pilot draws and the drawn inputs of ridge students.
 
@@ -196,7 +200,7 @@ def plan(
         "max_inputs": None if max_inputs is None else as_count("max_inputs", max_inputs),
         "max_responses": None if max_responses is None else as_count("max_responses", max_responses),
     }
-    _check_pilot(problem, pilot)
+    problem, pilot_notes = _of_one_response(problem, pilot)
     seeds = as_seeds(rng)
     count, why = _students(problem, needs, as_probability("power", power))
     prices["response_cost"] *= count
@@ -211,7 +215,7 @@ def plan(
         pilot=pilot,
         misfit_estimated=criterion == "mse" and misfit_variance is None,
         seeds=seeds,
-        notes=(*notes, *why),
+        notes=(*pilot_notes, *notes, *why),
     )
     differs = problem.gaussian_teacher.noise_variance.ndim == 1
     uneven = differs and (pilot is not None or np.ptp(problem.gaussian_teacher.variances) > 0)
@@ -255,9 +259,24 @@ def _covered(problem: DistillationProblem) -> LinearStudent:
     return student
 
 
-def _check_pilot(problem: DistillationProblem, pilot: int | None) -> None:
-    if pilot is not None:
-        as_count("pilot", pilot, minimum=2, reason="to estimate a variance")
+def _of_one_response(problem: DistillationProblem, pilot: int | None) -> tuple[DistillationProblem, tuple[str, ...]]:
+    """Take a pilot's variances, which are those within inputs, to the variances of single responses."""
+    if pilot is None:
+        return problem, ()
+    as_count("pilot", pilot, minimum=2, reason="to estimate a variance")
+    teacher = problem.gaussian_teacher
+    rho = teacher.response_correlation
+    if rho == 0.0:
+        return problem, ()
+    if 1.0 - rho <= NOTHING_LEFT:
+        raise invalid(
+            "response_correlation", "be below 1 with a pilot: equal responses to an input show no variance", rho
+        )
+    note = (
+        f"responses to one input are correlated ({rho:g}), so the pilot's variance within inputs was divided by "
+        f"{1.0 - rho:.4g} to give that of a response"
+    )
+    return problem.with_teacher(noise_variance=teacher.noise_variance / (1.0 - rho)), (note,)
 
 
 def _check_budget(request: _Request, *, n_least: int) -> None:
@@ -302,7 +321,7 @@ def _market(
     noise, found = float(np.mean(teacher.variances)), None
     notes: tuple[str, ...] = ()
     if mse and misfit is None:
-        found, notes = _estimated_misfit(problem, noise, pilot)
+        found, notes = _estimated_misfit(problem, pilot)
     elif mse:
         found = as_number("misfit_variance", misfit, minimum=0.0)
     elif misfit is not None:
@@ -327,13 +346,25 @@ def _residual_square(problem: DistillationProblem) -> tuple[float, int]:
 
 
 def _pilot_share(problem: DistillationProblem, pilot: int | None) -> float:
-    """Return the noise that a pilot's means keep, as a share of the variance of one response."""
-    rho = problem.gaussian_teacher.response_correlation
-    return 0.0 if pilot is None else (1.0 - rho) / pilot + rho
+    """Return the noise that residuals of a pilot's means keep, as a share of the variance of one response.
+
+    What all inputs share is in the intercept, not in the residuals.
+    """
+    teacher = problem.gaussian_teacher
+    rho, shared = teacher.response_correlation, teacher.input_correlation
+    return 0.0 if pilot is None else ((1.0 - rho) / pilot + rho) * (1.0 - shared)
 
 
-def _estimated_misfit(problem: DistillationProblem, noise: float, pilot: int | None) -> tuple[float, tuple[str, ...]]:
+def _residual_weights(problem: DistillationProblem) -> NDArray[np.float64]:
+    """Return the share of each input's variance in the expected mean square of the residuals."""
+    basis = smoother(problem.with_student(penalty=0.0)).basis
+    left = 1.0 - np.einsum("ij,ij->i", basis, basis)
+    return np.asarray(left / left.sum())
+
+
+def _estimated_misfit(problem: DistillationProblem, pilot: int | None) -> tuple[float, tuple[str, ...]]:
     square, _ = _residual_square(problem)
+    noise = float(_residual_weights(problem) @ problem.gaussian_teacher.variances)
     found = square - noise * _pilot_share(problem, pilot)
     if abs(found) <= ROUNDING * float((problem.gaussian_teacher.mean_by_output**2).mean()):
         found = 0.0
@@ -461,9 +492,14 @@ def _even_intervals(request: _Request, choice: Choice) -> dict[str, Interval]:
     """Return where value and recommendation lie for the variances that a pilot leaves possible."""
     market, problem, pilot = request.market, request.problem, request.pilot
     assert pilot is not None
-    df = problem.gaussian_teacher.n_inputs * problem.gaussian_teacher.n_outputs * (pilot - 1)
+    teacher = problem.gaussian_teacher
     noise = variance_draws(
-        market.noise, df, n_draws=N_DRAWS, generator=request.seeds.generator("teacher_output", "noise")
+        market.noise,
+        teacher.n_outputs * (pilot - 1),
+        n_inputs=teacher.n_inputs,
+        input_correlation=teacher.input_correlation,
+        n_draws=N_DRAWS,
+        generator=request.seeds.generator("teacher_output", "noise"),
     )
     misfit = np.full(N_DRAWS, market.misfit or 0.0)
     if request.misfit_estimated:
@@ -655,7 +691,7 @@ def _uneven_plan(request: _Request) -> Plan:
         )
         for size in sorted({int(asked.sum()) for asked in pool.starts})
     ]
-    loss, interval = (None, None) if draws is None else _against_oracle(choice, market, draws)
+    loss, interval = (None, None) if draws is None else _against_oracle(request, choice, draws)
     notes.append(
         f"inputs are {choice.counts.size} of the {problem.teacher.n_inputs} at hand, whose variances are known; train "
         "on the mean response to each (kept as rows, inputs asked more often would weigh more)"
@@ -713,15 +749,37 @@ def _uneven_choice(request: _Request, pool: Any) -> UnevenChoice:
     return choice
 
 
-def _against_oracle(choice: UnevenChoice, market: Market, draws: NDArray[np.float64]) -> tuple[float, Interval]:
+def _against_oracle(request: _Request, choice: UnevenChoice, draws: NDArray[np.float64]) -> tuple[float, Interval]:
     """Return the expected loss against allocations that know each draw's variances, and the interval of the value."""
+    market = request.market
     rho, limit = market.response_correlation, market.most_responses
     weights = draws[:, choice.subset.inputs] * choice.subset.influence
     planned = weights @ allocated_share(choice.counts, rho)
     most, total = int(limit) if np.isfinite(limit) else None, int(choice.counts.sum())
     best = [float(row @ allocated_share(allocate(row, total, limit=most), rho)) for row in weights[:N_PLANNED]]
-    values = np.array([choice.subset.value(market, float(inter)) for inter in planned])
+    values = planned
+    if market.misfit is not None:
+        misfit = _misfit_draws(request, draws) if request.misfit_estimated else market.misfit
+        values = planned + choice.subset.bias + misfit * (1.0 + float(choice.subset.influence.sum()))
     return float(np.mean(planned[:N_PLANNED] / np.array(best) - 1.0)), _central(values)
+
+
+def _misfit_draws(request: _Request, draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return draws of a misfit that residuals of the pilot's means left, for draws of the inputs' variances.
+
+    The residuals' mean square is a mixture of chi-squares as the inputs' variances differ; for each draw it gets the
+    degrees of freedom of the same variance (Satterthwaite).
+    """
+    problem, share = request.problem, _pilot_share(request.problem, request.pilot)
+    square, _ = _residual_square(problem)
+    basis = smoother(problem.with_student(penalty=0.0)).basis
+    maker = np.eye(len(basis)) - basis @ basis.T
+    noise = draws @ _residual_weights(problem) * share
+    spread = np.maximum(square - noise, 0.0)[:, None] + share * draws
+    trace = spread @ np.diag(maker)
+    df = problem.gaussian_teacher.n_outputs * trace**2 / np.einsum("bi,ij,bj->b", spread, maker**2, spread)
+    generator = request.seeds.generator("teacher_output", "misfit")
+    return np.asarray(np.maximum(square * df / generator.chisquare(df) - noise, 0.0))
 
 
 def _uneven_table(request: _Request, choices: list[UnevenChoice]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 import kdstats as kd
 from kdstats.planning import recommendation
 from kdstats.planning.allocation import allocate
+from kdstats.planning.leverage import least_squares_law
 from kdstats.planning.pilot import input_variances
 
 N, P, PILOT, NOISE, MISFIT = 25, 3, 3, 2.0, 0.6
@@ -21,27 +22,30 @@ def quick(monkeypatch):
     monkeypatch.setattr(recommendation, "SCALES", np.array([1.0]))
 
 
-def pilots(n_pilots, *, misfit):
+def pilots(n_pilots, *, misfit, rho=0.0):
     """Draw pilots of PILOT responses to each of the same inputs, and describe each as a user would."""
     rng = np.random.default_rng(4)
     X, query = rng.normal(size=(N, P)), rng.normal(size=(10, P))
     for _ in range(n_pilots):
         centre = X.sum(axis=1) + np.sqrt(misfit) * rng.normal(size=N)
-        responses = centre[:, None] + np.sqrt(NOISE) * rng.normal(size=(N, PILOT))
+        responses = centre[:, None] + np.sqrt((1 - rho) * NOISE) * rng.normal(size=(N, PILOT))
+        responses += np.sqrt(rho * NOISE) * rng.normal(size=(N, 1))
+        within = responses.var(axis=1, ddof=1).mean()
         yield kd.DistillationProblem(
-            teacher=kd.GaussianTeacher(X, responses.mean(axis=1), noise_variance=responses.var(axis=1, ddof=1).mean()),
+            teacher=kd.GaussianTeacher(X, responses.mean(axis=1), noise_variance=within, response_correlation=rho),
             student=kd.LinearStudent(),
             design=kd.Design(query),
         )
 
 
-def covered(n_pilots, *, criterion, misfit, assumed=PILOT):
+def covered(n_pilots, *, criterion, misfit, assumed=PILOT, rho=0.0):
     """Count intervals that hold the value that the recommended design really has."""
     hits = 0
-    for problem in pilots(n_pilots, misfit=misfit):
+    for problem in pilots(n_pilots, misfit=misfit, rho=rho):
         result = kd.plan(problem, criterion=criterion, pilot=assumed, **PRICES)
-        leverage = result.inter_student * result.n_responses / float(problem.teacher.noise_variance)
-        truth = NOISE / result.n_responses * leverage
+        law = least_squares_law(problem, at_new_inputs=criterion == "mse")
+        leverage = float(law.factors(result.n_inputs, result.n_responses).noise)
+        truth = NOISE * ((1 - rho) / result.n_responses + rho) * leverage
         if criterion == "mse":
             truth += misfit * (1 + leverage)
         hits += result.value_interval.low <= truth <= result.value_interval.high
@@ -49,9 +53,12 @@ def covered(n_pilots, *, criterion, misfit, assumed=PILOT):
 
 
 @pytest.mark.parametrize("n_pilots", [300, pytest.param(2000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("criterion", "misfit"), [("inter_student", 0.0), ("mse", MISFIT)])
-def test_the_value_of_the_recommended_design(quick, n_pilots, criterion, misfit):
-    hits = covered(n_pilots, criterion=criterion, misfit=misfit)
+@pytest.mark.parametrize(
+    ("criterion", "misfit", "rho"),
+    [("inter_student", 0.0, 0.0), ("mse", MISFIT, 0.0), ("inter_student", 0.0, 0.5), ("mse", MISFIT, 0.5)],
+)
+def test_the_value_of_the_recommended_design(quick, n_pilots, criterion, misfit, rho):
+    hits = covered(n_pilots, criterion=criterion, misfit=misfit, rho=rho)
     assert binomtest(hits, n_pilots, 0.95).pvalue > LEVEL, hits / n_pilots
 
 
@@ -115,3 +122,43 @@ def test_unequal_noise_after_choosing_the_quiet_inputs(prior_df, df, n_pilots):
 def test_with_estimates_taken_at_their_word_the_choice_spoils_the_interval():
     hits = covered_inputs(300, prior_df=10.0, df=2, estimate=taken_at_their_word)
     assert binomtest(hits, 300, 0.95, alternative="less").pvalue < LEVEL, hits / 300
+
+
+def covered_errors(n_pilots, *, misfit, spread_of_misfit=True):
+    """Count intervals of the squared error of designs that a pilot of inputs of unequal noise chose."""
+    rng, hits, n, k0 = np.random.default_rng(9), 0, 20, 4
+    X = rng.normal(size=(n, 1))
+    query = X[:10] + 0.1
+    asked = np.column_stack([np.ones(len(query)), query])
+    for _ in range(n_pilots):
+        noise = 0.5 * 8 / rng.chisquare(8, size=n)
+        centre = X[:, 0] + np.sqrt(misfit) * rng.normal(size=n)
+        responses = centre + np.sqrt(noise) * rng.normal(size=(k0, n))
+        problem = kd.DistillationProblem(
+            teacher=kd.GaussianTeacher(X, responses.mean(axis=0), noise_variance=responses.var(axis=0, ddof=1)),
+            student=kd.LinearStudent(),
+            design=kd.Design(query),
+        )
+        given = {} if spread_of_misfit else {"misfit_variance": 0.7 * misfit}
+        result = kd.plan(problem, criterion="mse", pilot=k0, budget=60, prompt_cost=2, response_cost=1, **given)
+        Z = np.column_stack([np.ones(result.n_inputs), X[result.inputs]])
+        weights = np.mean((asked @ np.linalg.inv(Z.T @ Z) @ Z.T) ** 2, axis=0)
+        truth = weights @ (noise[result.inputs] / result.n_responses) + misfit * (1 + weights.sum())
+        hits += result.value_interval.low <= truth <= result.value_interval.high
+    return hits
+
+
+@pytest.fixture
+def uneven_quick(quick, monkeypatch):
+    monkeypatch.setattr(recommendation, "UNEVEN_SCALES", np.array([1.0]))
+
+
+@pytest.mark.parametrize("n_pilots", [25, pytest.param(150, marks=pytest.mark.slow)])
+def test_squared_error_with_unequal_noise_carries_the_misfit(uneven_quick, n_pilots):
+    hits = covered_errors(n_pilots, misfit=1.0)
+    assert binomtest(hits, n_pilots, 0.95, alternative="less").pvalue > LEVEL, hits / n_pilots
+
+
+def test_a_misfit_taken_as_known_spoils_the_interval(uneven_quick):
+    hits = covered_errors(20, misfit=1.0, spread_of_misfit=False)  # known, they say, but 30% off
+    assert binomtest(hits, 20, 0.95, alternative="less").pvalue < LEVEL, hits / 20

@@ -171,6 +171,11 @@ def test_limits_hold():
         ({}, {"budget": 100, "response_cost": 0}, "`max_responses` must be given"),
         ({}, {"budget": 100, "prompt_cost": -1}, "`prompt_cost` must be at least 0"),
         ({}, {"budget": 100, "max_inputs": 5}, "`max_inputs` must be at least 6"),
+        (
+            {"response_correlation": 1.0},
+            {"budget": 100, "pilot": 3},
+            "`response_correlation` must be below 1 with a pilot",
+        ),
         ({}, {"budget": 100, "pilot": 1}, "`pilot` must be at least 2 to estimate a variance; got 1"),
         ({}, {"budget": 100, "n_students": 3, "interval_ratio": 2.0}, "`n_students` must be left out"),
         ({}, {"budget": 100, "interval_ratio": 1.0}, "`interval_ratio` must be greater than 1"),
