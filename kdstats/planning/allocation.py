@@ -10,6 +10,7 @@ convex.
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ FloatArray = NDArray[np.float64]
 
 #: Halvings that find the smallest gain worth a response.
 N_HALVINGS = 60
+#: Share of a negative correlation below which the variance of a mean counts as 0.
+ROUNDING = 1e-12
 
 
 def allocate(weights: FloatArray, total: int, *, limit: int | None = None) -> NDArray[np.int64]:
@@ -63,9 +66,10 @@ def allocate(weights: FloatArray, total: int, *, limit: int | None = None) -> ND
     return counts
 
 
-def allocated_share(counts: NDArray[np.int64], response_correlation: float) -> FloatArray:
-    """Return the variance of each input's mean response over that of one response."""
-    return np.asarray((1.0 - response_correlation) / counts + response_correlation)
+def allocated_share(counts: NDArray[Any], response_correlation: float) -> FloatArray:
+    """Return the variance of each input's mean response over that of one response; 0 where it is rounding."""
+    share = (1.0 - response_correlation) / counts + response_correlation
+    return np.asarray(np.where(share < ROUNDING * max(-response_correlation, 0.0), 0.0, share))
 
 
 def relaxed_optimum(weights: FloatArray, asked: NDArray[np.bool_], total: FloatArray) -> FloatArray:

@@ -140,12 +140,14 @@ class Plan:
         Column ``loss`` is relative to the best.
         """
         table, what = self.alternatives, "inter_student" if self.mse is None else "mse"
-        best = table.sort_values(what, kind="stable").drop_duplicates("n_responses")
+        best = table.sort_values([what, "cost"], kind="stable").drop_duplicates("n_responses")
         best = best.sort_values("n_responses", ignore_index=True)
         place, rows = int(best[what].argmin()), len(best)
         steps = [-8, -3, -1, 0, 1, 3, 8]
         shown = best.iloc[sorted({min(max(place + step, 0), rows - 1) for step in steps})]
-        return shown.assign(loss=shown[what] / best[what].min() - 1.0).reset_index(drop=True)
+        least = float(best[what].min())
+        loss = shown[what] / least - 1.0 if least > 0 else np.where(shown[what] > 0, np.inf, 0.0)
+        return shown.assign(loss=loss).reset_index(drop=True)
 
     def summary(self) -> str:
         """Return the recommendation, alternatives for the same money, and what the numbers rest on."""

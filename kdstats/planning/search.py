@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.errors import invalid
+from kdstats.planning.allocation import ROUNDING, allocated_share
 from kdstats.planning.leverage import InputLaw
 
 __all__ = ["Choice", "Market", "best_for_budget", "best_for_target", "designs_at"]
@@ -62,8 +63,7 @@ class Market:
 
     def share(self, k: Any) -> FloatArray:
         """Variance of the mean of k responses over that of one (result T1)."""
-        k = np.asarray(k, dtype=np.float64)
-        return np.asarray(np.maximum(0.0, (1.0 - self.response_correlation) / k + self.response_correlation))
+        return allocated_share(np.asarray(k, dtype=np.float64), self.response_correlation)
 
     def inter(self, n: Any, k: Any) -> FloatArray:
         """Average inter-student variance (results T1, T2, T9)."""
@@ -113,9 +113,17 @@ class Choice:
 
 
 def best_for_budget(market: Market, money: float) -> Choice | None:
-    """Return the design of least value within a budget; None if it cannot pay for one."""
+    """Return the design of least value within a budget, of equals the cheapest; None if it cannot pay for one."""
     n, k = designs_at(market, money)
-    return _best(market, n, k, market.value(n, k)) if n.size else None
+    if not n.size:
+        return None
+    value = market.value(n, k)
+    least = float(value.min()) * (1 + ROUNDING)
+    equal = value <= least
+    n, k = n[equal], k[equal]
+    if market.law.falls:  # where negative correlation or shared noise leaves nothing to more inputs, fewer will do
+        n = np.minimum(n, _least_inputs(market, k, least))
+    return _best(market, n, k, n * market.price(k))
 
 
 def designs_at(market: Market, money: float) -> tuple[FloatArray, FloatArray]:

@@ -33,6 +33,8 @@ N_SIZES, N_RANDOM, N_CHANGED, MOST_CHANGES = 10, 6, 3, 60
 EVERY_EXCHANGE = 40
 #: Rounds of "same money, better set; same target, less money"; relative gain that counts; least share an input leaves.
 MOST_ROUNDS, GAIN, LEFT = 6, 1e-9, 1e-6
+#: Fourfold budgets tried for a target that no random set reaches; bisections between budgets, and how close is enough.
+MOST_DOUBLINGS, MOST_BISECTIONS, CLOSE = 14, 12, 0.005
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,10 +193,16 @@ def best_allocation(
 
 
 def best_allocation_for_target(market: Market, pool: InputPool, target: float) -> UnevenChoice | None:
-    """Return the cheapest set and allocation that reaches a target; None if none is found."""
+    """Return the cheapest set and allocation that reaches a target; None if none is found.
+
+    Random sets that reach it give a first price. Then the sets that are best for a budget are tried, for budgets
+    between one that is enough and one that is not, until these are close; each set that reaches the target is
+    bought no more responses than it needs.
+    """
     best: UnevenChoice | None = None
     for asked in reversed(pool.starts):
         best = _cheaper(market, pool, asked, target, best)
+    best = _between_budgets(market, pool, target, best)
     for _ in range(MOST_ROUNDS):
         if best is None:
             break
@@ -204,6 +212,31 @@ def best_allocation_for_target(market: Market, pool: InputPool, target: float) -
         before, best = best, _cheaper(market, pool, pool.mask(other.subset.inputs), target, best)
         if best is not None and best.cost >= before.cost:
             break
+    return best
+
+
+def _between_budgets(market: Market, pool: InputPool, target: float, best: UnevenChoice | None) -> UnevenChoice | None:
+    """Search sets that are best for budgets, by bisection between a budget that is too small and one that is enough."""
+    if not pool.starts:
+        return best
+    low = min(int(one.sum()) for one in pool.starts) * float(market.price(1)) * (1 - GAIN)
+    money = 2.0 * float(market.price(1)) * len(pool.inputs)
+    if best is None:
+        for _ in range(MOST_DOUBLINGS):
+            found = best_allocation(market, pool, money)
+            if found is not None and found.value <= target:
+                best = _cheaper(market, pool, pool.mask(found.subset.inputs), target, None)
+                break
+            low, money = money, 4.0 * money
+    for _ in range(MOST_BISECTIONS):
+        if best is None or best.cost <= low * (1 + CLOSE):
+            break
+        middle = float(np.sqrt(low * best.cost))
+        found = best_allocation(market, pool, middle, also=pool.mask(best.subset.inputs))
+        if found is None or found.value > target:
+            low = middle
+        else:
+            best = _cheaper(market, pool, pool.mask(found.subset.inputs), target, best)
     return best
 
 

@@ -76,6 +76,39 @@ def test_unequal_noise_meets_a_target():
     assert fewer.value > 0.05 / 1.02
 
 
+def far_queries(seed):
+    rng = np.random.default_rng(500 + seed)
+    X = rng.normal(size=(11, 2)) * (np.exp(rng.normal(size=(11, 1))) if seed == 15 else 1.0)
+    query, noise = rng.normal(size=(12, 2)) + 3, np.exp(1.2 * rng.normal(size=11))
+    return kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(X, X @ [1.0, -2.0], noise_variance=noise, response_correlation=0.2),
+        student=kd.LinearStudent(penalty=2.0),
+        design=kd.Design(query),
+    )
+
+
+@pytest.mark.parametrize(("seed", "budget"), [(15, 20), (7, 22)])
+def test_unequal_noise_reaches_what_a_budget_reaches_for_no_more_money(seed, budget):
+    prices = {"prompt_cost": 1, "response_cost": 4, "criterion": "mse", "misfit_variance": 0.3}
+    bought = kd.plan(far_queries(seed), budget=budget, **prices)
+    result = kd.plan(far_queries(seed), target=1.01 * bought.value, **prices)
+    assert result.value <= 1.01 * bought.value
+    assert result.cost <= bought.cost
+
+
+def test_of_equal_designs_the_cheapest_is_bought():
+    anti = problem(n=30, p=4, k=5).with_teacher(response_correlation=-0.2)  # six responses have no variance in the mean
+    result = kd.plan(anti, budget=300, **PRICES)
+    assert (result.n_inputs, result.n_responses, result.cost, result.inter_student) == (7, 6, 63, 0)
+    assert result.neighbours["loss"].min() == 0
+    assert "nan" not in result.summary()
+    shared = problem(n=30, p=4).with_teacher(input_correlation=1.0)  # all inputs share all noise: more of them add none
+    assert kd.plan(shared, budget=300, **PRICES).n_inputs == 7
+    uneven = anti.with_teacher(noise_variance=np.linspace(1, 2, 30))
+    few = kd.plan(uneven, budget=300, **PRICES)
+    assert (few.n_inputs, few.cost, few.inter_student) == (5, 45, 0)
+
+
 def test_the_value_is_what_predict_says_of_the_same_design():
     result = kd.plan(UNEVEN, budget=40, prompt_cost=2, response_cost=1)
     rows, counts = result.inputs, result.n_responses
