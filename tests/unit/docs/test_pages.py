@@ -98,6 +98,7 @@ def run_page(text, names=None):
 def study_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "examples").symlink_to(DOCS.parent / "examples")
     return tmp_path
 
 
