@@ -16,7 +16,7 @@ from kdstats.components.unbalanced import estimate_unbalanced
 from kdstats.components.unreplicated import estimate_unreplicated
 from kdstats.errors import DataError, EstimationError, invalid
 from kdstats.observation.columns import key_codes, listed, output_values
-from kdstats.observation.duplicates import agreeing_students, duplicate_error
+from kdstats.observation.copies import refuse_copies
 from kdstats.observation.layout import lay_out
 from kdstats.problem.validation import as_choice, as_flag
 
@@ -74,7 +74,8 @@ def decompose(
     point : str or None, default "point"
         None: there is one point.
     allow_duplicates : bool, default False
-        Accept students whose outputs are all equal to those of another. Integers (codes of
+        Accept students whose outputs are all equal to those of another, and replicates that equal another of the
+        same student at every point, beyond what the grid of rounded numbers explains. Integers (codes of
         classes, counts) and constant tables are never refused. A table with missing cells is not
         searched for copies.
     nan_policy : {"raise", "omit"}, default "raise"
@@ -103,7 +104,7 @@ def decompose(
         With fewer than two students, ``variances`` beside several replicates, or (unbalanced) a point where
         no student has two outputs though others have.
     DuplicateStudentsError
-        If students copy each other.
+        If students copy each other, or replicates of a student do.
 
     Warns
     -----
@@ -154,7 +155,7 @@ def decompose(
             outputs=array.outputs,
         )
     if not allow_duplicates:
-        _refuse_copies(array)
+        refuse_copies(array)
     if array.sizes["replicate"] > 1 or variances is not None:
         return estimate_components(array, variances=variances, engine="table")
     whole = array.expand_dims([dim for dim in DIMS if dim not in array.dims]).transpose(*DIMS)
@@ -268,15 +269,3 @@ def _from_frame(
     filled[codes[0], layout.replicate, point] = values
     coords = {"student": labels[0], "point": points, "output": columns}
     return xr.DataArray(filled, dims=DIMS, coords=coords)
-
-
-def _refuse_copies(array: xr.DataArray) -> None:
-    """Refuse students that equal another in every cell, unless numbers are codes or nothing varies."""
-    rows = array.transpose("student", ...).values
-    rows = rows.reshape(rows.shape[0], -1).astype(np.float64)
-    if np.array_equal(rows, np.rint(rows)) or not np.ptp(rows, axis=None):
-        return
-    groups = agreeing_students(rows, np.zeros(rows.shape[1]))
-    if groups:
-        students = array.coords["student"].values if "student" in array.coords else np.arange(rows.shape[0])
-        raise duplicate_error(groups, np.asarray(students))

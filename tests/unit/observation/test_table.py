@@ -168,6 +168,63 @@ def test_copies_are_refused_unless_allowed():
         kd.decompose(long_form(), value=BOTH, allow_duplicates="no")
 
 
+def one_point(values):
+    s, r = np.indices(values.shape).reshape(2, -1)
+    return pd.DataFrame({"student": s, "replicate": r, "value": values.ravel()})
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.NegativeComponentWarning")
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "law",
+    [
+        lambda rng: np.round(0.8 + 0.02 * rng.normal(size=(40, 1)), 3),
+        lambda rng: np.round(rng.normal(size=(60, 2)), 1),
+        lambda rng: np.round(rng.exponential(size=(100, 1)), 2) - 1 / 3,
+        lambda rng: rng.binomial(300, 0.9, size=(50, 3)) / 300,
+        lambda rng: (1e6 + rng.normal(size=(60, 1))).astype(np.float32).astype(float),
+        lambda rng: np.round(rng.normal(size=(30, 1)) + 0.3 * rng.normal(size=(30, 8)), 2),
+    ],
+    ids=["accuracies", "one decimal", "shifted", "counts over 300", "float32 far from 0", "replicates"],
+)
+def test_ties_of_rounded_numbers_are_not_copies(law, seed):
+    values = law(np.random.default_rng([11, seed]))
+    assert sum(np.unique(values, return_counts=True)[1] > 1) > 0
+    options = {} if values.shape[1] > 1 else {"variances": 0.0}
+    assert kd.decompose(one_point(values), point=None, **options).n_students == len(values)
+
+
+@pytest.mark.parametrize("decimals", [2, 12])
+def test_copies_of_rounded_numbers_are_found_where_the_grid_does_not_explain_them(decimals):
+    values = np.round(np.random.default_rng(12).normal(size=(60, 8)), decimals)
+    values[7] = values[2]
+    with pytest.raises(DuplicateStudentsError, match=r"1 of 60 .*students 2, 7\."):
+        kd.decompose(one_point(values), point=None)
+    alone = np.random.default_rng(13).normal(size=(60, 1))
+    alone[7] = alone[2]
+    with pytest.raises(DuplicateStudentsError, match=r"1 of 60 .*students 2, 7\."):
+        kd.decompose(one_point(alone), point=None, variances=0.0)
+
+
+@pytest.mark.parametrize("decimals", [2, 12])
+def test_copied_replicates_are_refused_unless_allowed(decimals):
+    rng = np.random.default_rng(14)
+    values = np.round(rng.normal(size=(30, 1)) + np.repeat(rng.normal(size=(30, 2)), 4, axis=1), decimals)
+    with pytest.raises(DuplicateStudentsError, match=r"replicates must be independent; got 180 of 240 that copy"):
+        kd.decompose(one_point(values), point=None)
+    assert kd.decompose(one_point(values), point=None, allow_duplicates=True).n_students == 30
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.NegativeComponentWarning")
+def test_outputs_that_recur_from_student_to_student_and_students_that_repeat_one_output_are_no_copies():
+    rng = np.random.default_rng(15)
+    atoms = rng.normal(size=12)
+    assert kd.decompose(one_point(atoms[rng.integers(12, size=(20, 6))]), point=None).n_students == 20
+    values = rng.normal(size=(20, 6))
+    values[3:9] = values[3:9, :1]
+    assert kd.decompose(one_point(values), point=None).n_students == 20
+
+
 def test_codes_and_constants_may_repeat():
     coded = np.rint(cube())
     coded[7] = coded[2]
