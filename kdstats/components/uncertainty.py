@@ -48,7 +48,7 @@ from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import EstimationError, invalid
 from kdstats.problem.validation import as_choice, as_probability
 
-__all__ = ["average", "interval"]
+__all__ = ["average", "average_df", "interval"]
 
 FloatArray = NDArray[np.float64]
 
@@ -211,11 +211,11 @@ def _averaged_squares(
     if "between_se" in averaged and "between" not in recorded:
         averaged["between_se"].values /= np.sqrt(rank)[..., None, None]
     sampled = squares.attrs["n_replicates"] > 0
-    df_between = _average_df(squares.attrs["df_between"], rank)
+    df_between = average_df(squares.attrs["df_between"], rank)
     if not squares.attrs["df_within"]:
         averaged["df_between"].values[...] = df_between
         return averaged.assign_attrs(df_between=float(df_between))
-    df_within = _average_df(squares.attrs["df_within"], rank_within)
+    df_within = average_df(squares.attrs["df_within"], rank_within)
     if "replicates" in squares:
         share = float((squares["within"].values / squares["replicates"].values).mean())
         plain = float(1 / (1 / squares["replicates"].values).mean())
@@ -227,7 +227,7 @@ def _averaged_squares(
     )
 
 
-def _average_df(df: Any, rank: FloatArray) -> FloatArray:
+def average_df(df: Any, rank: FloatArray) -> FloatArray:
     """Degrees of freedom of an averaged mean square: df times the rank of the *sample* covariance.
 
     The consistent rank is taken back to the plain ratio of the sample traces, the inverse of what

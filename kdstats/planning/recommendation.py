@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kdstats.components.uncertainty import average_df
 from kdstats.engine import predict
 from kdstats.errors import RankDeficientError, UnsupportedProblemError, invalid
 from kdstats.hypotest.power import df_for_equality, df_for_equivalence, students
@@ -119,7 +120,8 @@ def plan(
         Students to train. Default: 1, or what one of the next three options needs.
     interval_ratio : float, optional
         Train enough students for a 95% interval of the average inter-student variance whose upper bound is at most
-        this many times the lower.
+        this many times the lower, in the median study: the observed width depends on the effective rank that the
+        students show, which varies when they are few.
     equivalence_margin : float, optional
         Train enough students for the equivalence test to confirm a correct prediction within this margin with
         probability ``power``, at the 5% level.
@@ -393,7 +395,7 @@ def _students(problem: DistillationProblem, needs: dict[str, Any], power: float)
         )
     elif name == "interval_ratio":
         ratio = as_number(name, need, minimum=1.0, exclusive=True)
-        df, why = _df_for_interval(ratio), f"a 95% interval with upper/lower bound at most {ratio:g}"
+        df, why = _df_for_interval(ratio), f"a 95% interval with upper/lower bound at most {ratio:g} (median study)"
     else:
         margin = as_number(name, need, minimum=1.0, exclusive=True)
         df, why = (
@@ -401,10 +403,25 @@ def _students(problem: DistillationProblem, needs: dict[str, Any], power: float)
             f"power {power:g} of the equivalence test with margin {margin:g}",
         )
     rank = float(predict(_inter_only(problem)).attrs["effective_rank"])
-    count = students(df, effective_rank=rank)
+    count = _students_for_interval(df, rank) if name == "interval_ratio" else students(df, effective_rank=rank)
     if count is None:
         raise invalid(name, "be farther from 1: no number of students is enough for", need)
     return count, (f"{count} students for {why}, with an effective rank of {rank:.3g} of the query points",)
+
+
+def _students_for_interval(df: float, rank: float) -> int:
+    """Return the number of students whose average has an interval with ``df`` degrees of freedom.
+
+    Intervals of an average count the rank of the sample covariance, which few students keep below that of the
+    population (:func:`kdstats.components.uncertainty.average_df`).
+    """
+    most = max(2, int(np.ceil(df)) + 2)  # at rank 1 there are n - 1 degrees of freedom or more
+    fewest = 2
+    while most > fewest:
+        middle = (fewest + most) // 2
+        enough = float(average_df(middle - 1, np.asarray(rank))) >= df * (1 - 1e-9)
+        fewest, most = (fewest, middle) if enough else (middle + 1, most)
+    return most
 
 
 def _df_for_interval(ratio: float) -> float:

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import chi2
+from scipy.stats import binomtest, chi2
 
 import kdstats as kd
+from kdstats.components.estimation import effective_rank
+from kdstats.components.uncertainty import average_df
 from kdstats.errors import ProblemError, UnsupportedProblemError
 
 PRICES = {"prompt_cost": 3.0, "response_cost": 1.0}
@@ -138,8 +140,29 @@ def test_students_for_an_interval_and_for_power():
     assert result.n_responses_total == s * n * k
     wide = kd.plan(PLAIN, interval_ratio=2.0, **PRICES).n_students
     assert kd.plan(PLAIN, interval_ratio=1.2, **PRICES).n_students > wide
-    upper_to_lower = [np.divide(*chi2.ppf([0.975, 0.025], rank * (students - 1))) for students in (wide - 1, wide)]
-    assert upper_to_lower[0] > 2.0 >= upper_to_lower[1]
+    by_rank = [np.divide(*chi2.ppf([0.975, 0.025], rank * (students - 1))) for students in (wide - 1, wide)]
+    assert 2.0 >= by_rank[1]  # an interval that knew the rank would be narrower
+
+
+@pytest.mark.parametrize(("ratio", "scarce"), [(2.0, 2), (3.0, 3)])
+def test_the_median_interval_is_as_narrow_as_promised(ratio, scarce):
+    """Students' means drawn from their law, averaged and given the interval that observations get."""
+    covariance = kd.predict(PLAIN, covariance=True).covariance
+    C = np.asarray(covariance).squeeze()
+    root = np.linalg.cholesky(C + 1e-12 * np.trace(C) * np.eye(len(C)))
+    planned = kd.plan(PLAIN, interval_ratio=ratio, **PRICES).n_students
+
+    def above(students, n_studies=400):
+        rng, count = np.random.default_rng(students), 0
+        for _ in range(n_studies):
+            means = rng.normal(size=(students, len(C))) @ root.T
+            rank = effective_rank(means - means.mean(axis=0), df=students - 1)
+            bounds = chi2.ppf([0.975, 0.025], float(average_df(students - 1, np.asarray(rank))))
+            count += bounds[0] / bounds[1] > ratio
+        return count
+
+    assert binomtest(above(planned), 400, 0.5, alternative="greater").pvalue > 0.001
+    assert binomtest(above(planned - scarce), 400, 0.5, alternative="greater").pvalue < 0.001  # and not by waste
 
 
 def test_mean_squared_error_is_the_default_for_ridge_students():
