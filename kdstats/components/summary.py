@@ -18,8 +18,9 @@ __all__ = ["summary"]
 
 WIDTH = 78
 COLUMNS = (11, 10, 11, 10, 11, 11)
-#: Level of the test of Gaussian student means that puts a note under the table.
+#: Level of the tests of Gaussian student means and equally noisy students that put a note under the table.
 KURTOSIS_LEVEL = 0.01
+TOO_NARROW = 'these intervals are too narrow; interval(students="any") allows for it.'
 #: Grid cells printed in full.
 MAX_CELLS = 12
 DEGENERATE = {"between": "all students have the same mean", "within": "each student's outputs are all equal"}
@@ -140,12 +141,18 @@ def _notes(components: VarianceComponents) -> list[str]:
     for name, meaning in DEGENERATE.items():
         if name in degenerate:
             notes.append(f"Degenerate: {meaning}, so the {name} mean square is 0 and its standard error says nothing.")
-    notes += [
-        f"{what} have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if Gaussian): these "
-        'intervals are too narrow; interval(students="any") allows for it.'
-        for what, kurtosis in _kurtosis(components).items()
-        if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL
-    ]
+    kurtosis, within = _kurtosis(components)
+    if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL:
+        notes.append(
+            f"Student means have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if Gaussian): "
+            f"{TOO_NARROW}"
+        )
+    if within is not None and within.pvalue < KURTOSIS_LEVEL:
+        notes.append(
+            "Own variances of students spread more than those of equally noisy Gaussian ones: outputs about their "
+            f"student's mean have an excess kurtosis of {within.excess:.3g} (p = {within.pvalue:.2g} if Gaussian): "
+            f"{TOO_NARROW}"
+        )
     if components.intra_parts is not None:
         parameter, noise = (float(components.intra_parts[name].mean()) for name in ("parameter", "noise"))
         notes.append(f"intra_student is {parameter:.4g} of parameter uncertainty and {noise:.4g} of noise, on average.")
@@ -165,9 +172,9 @@ def _notes(components: VarianceComponents) -> list[str]:
     return notes
 
 
-def _kurtosis(components: VarianceComponents) -> dict[str, Kurtosis | None]:
+def _kurtosis(components: VarianceComponents) -> tuple[Kurtosis | None, Kurtosis | None]:
+    """Kurtosis of student means and of replicate errors, where there are enough of them."""
     if components.mean_squares is None or components.student_predictions is None:
-        return {}
+        return None, None
     students = components.student_predictions
-    within = excess_kurtosis_within(components.mean_squares, students.sizes["student"])
-    return {"Student means": excess_kurtosis(students), "Outputs of one student": within}
+    return excess_kurtosis(students), excess_kurtosis_within(components.mean_squares, students.sizes["student"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from kdstats.components.estimation import estimate_components
+from kdstats.components.kurtosis import excess_kurtosis_within
 from kdstats.components.result import VarianceComponents
 from kdstats.components.unbalanced import estimate_unbalanced
 from kdstats.components.unreplicated import estimate_unreplicated
-from kdstats.errors import DataError, EstimationError, invalid
+from kdstats.errors import ApproximationWarning, DataError, EstimationError, invalid
 from kdstats.observation.columns import key_codes, listed, output_values
 from kdstats.observation.copies import refuse_copies
 from kdstats.observation.layout import lay_out
@@ -30,6 +32,8 @@ FloatArray = NDArray[np.float64]
 DIMS = ("student", "replicate", "point", "output")
 #: Key of tables without replicates.
 ONE_OUTPUT = "(one output)"
+#: Level of the test of equally noisy students that gives a warning.
+NOISE_LEVEL = 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +114,10 @@ def decompose(
     -----
     NotIdentifiedWarning
         One output of each student at each point, without ``variances``.
+    ApproximationWarning
+        Some students are noisier than others (or outputs have heavy tails), tested at the 1% level from 5
+        students on, so that default intervals are too narrow; or, in an unbalanced table, their noise goes with
+        their numbers of outputs.
     IgnoredColumnsWarning
         Columns that are neither keys nor outputs (named), where ``value`` was left to its default.
 
@@ -157,10 +165,27 @@ def decompose(
     if not allow_duplicates:
         refuse_copies(array)
     if array.sizes["replicate"] > 1 or variances is not None:
-        return estimate_components(array, variances=variances, engine="table")
+        components = estimate_components(array, variances=variances, engine="table")
+        _warn_if_unequally_noisy(components)
+        return components
     whole = array.expand_dims([dim for dim in DIMS if dim not in array.dims]).transpose(*DIMS)
     labels = ([_label(whole, dim, i) for i in range(whole.sizes[dim])] for dim in ("student", "point", "output"))
     return _estimate_single(whole.values[:, 0].astype(np.float64), *labels)
+
+
+def _warn_if_unequally_noisy(components: VarianceComponents) -> None:
+    """Warn if the default intervals take students that differ in their own variance for equal ones."""
+    if components.mean_squares is None or components.n_students is None:
+        return
+    noise = excess_kurtosis_within(components.mean_squares, components.n_students)
+    if noise is not None and noise.pvalue < NOISE_LEVEL:
+        warnings.warn(
+            "the students' own variances spread more than those of equally noisy Gaussian students (p = "
+            f"{noise.pvalue:.2g} if they are): default intervals of intra_student and total are too narrow; "
+            'interval(students="any") allows for it',
+            ApproximationWarning,
+            stacklevel=3,
+        )
 
 
 def _with_one_output(table: Any) -> Any:

@@ -53,6 +53,16 @@ def test_errors_hold_their_level_and_skewed_ones_are_found(n_replicates):
     assert rejections(10 * rng.normal(size=(100, 1, N_TABLES)) + rng.exponential(size=shape)) > N_TABLES / 2
 
 
+@pytest.mark.parametrize(("n_students", "n_replicates"), [(5, 2), (5, 10), (10, 3)])
+def test_spread_of_own_variances_of_few_students_holds_its_level(n_students, n_replicates):
+    rng = np.random.default_rng([5, n_students, n_replicates])
+    means = 9 * rng.normal(size=(n_students, 1, 300))
+    squares = estimate_components(rng.normal(size=(n_students, n_replicates, 300)) + means).mean_squares
+    points = (squares.isel(point=[index]) for index in range(300))
+    rejected = sum(excess_kurtosis_within(point, n_students).pvalue < 0.01 for point in points)
+    assert binomtest(rejected, 300, 0.01, alternative="greater").pvalue > 0.01
+
+
 def test_summary_points_to_intervals_for_any_law():
     rng = np.random.default_rng(4)
     gaussian = 5 * rng.normal(size=(100, 1, 3)) + rng.normal(size=(100, 4, 3))
@@ -60,5 +70,5 @@ def test_summary_points_to_intervals_for_any_law():
     assert "kurtosis" not in estimate_components(gaussian).summary()
     text = " ".join(estimate_components(skewed).summary().split())
     assert "Student means have an excess kurtosis" in text
-    assert "Outputs of one student have an excess kurtosis" in text
+    assert "Own variances of students spread more" in text
     assert 'interval(students="any")' in text

@@ -6,7 +6,14 @@ import pytest
 import xarray as xr
 
 import kdstats as kd
-from kdstats.errors import DataError, DuplicateStudentsError, EstimationError, IgnoredColumnsWarning, ProblemError
+from kdstats.errors import (
+    ApproximationWarning,
+    DataError,
+    DuplicateStudentsError,
+    EstimationError,
+    IgnoredColumnsWarning,
+    ProblemError,
+)
 
 S, R, M, Q = 12, 4, 3, 2
 
@@ -212,7 +219,8 @@ def test_copied_replicates_are_refused_unless_allowed(decimals):
     values = np.round(rng.normal(size=(30, 1)) + np.repeat(rng.normal(size=(30, 2)), 4, axis=1), decimals)
     with pytest.raises(DuplicateStudentsError, match=r"replicates must be independent; got 180 of 240 that copy"):
         kd.decompose(one_point(values), point=None)
-    assert kd.decompose(one_point(values), point=None, allow_duplicates=True).n_students == 30
+    with pytest.warns(ApproximationWarning, match="own variances spread"):
+        assert kd.decompose(one_point(values), point=None, allow_duplicates=True).n_students == 30
 
 
 @pytest.mark.filterwarnings("ignore::kdstats.errors.NegativeComponentWarning")
@@ -223,6 +231,19 @@ def test_outputs_that_recur_from_student_to_student_and_students_that_repeat_one
     values = rng.normal(size=(20, 6))
     values[3:9] = values[3:9, :1]
     assert kd.decompose(one_point(values), point=None).n_students == 20
+
+
+def test_students_that_differ_in_their_own_variance_are_named_with_the_interval_that_allows_for_it():
+    rng = np.random.default_rng(16)
+    sd = np.exp(0.5 * rng.normal(size=(30, 1)))
+    mean = rng.normal(size=(30, 1))
+    with pytest.warns(ApproximationWarning, match=r'own variances spread.*students="any"'):
+        answer = kd.decompose(one_point(mean + sd * rng.normal(size=(30, 10))), point=None)
+    assert "Own variances of students spread" in " ".join(answer.summary().split())
+    narrow, wide = answer.interval()["intra_student"], answer.interval(students="any")["intra_student"]
+    assert np.ptp(wide.values) > 2 * np.ptp(narrow.values)
+    equal = kd.decompose(one_point(mean + rng.normal(size=(30, 10))), point=None)  # no warning: those are errors here
+    assert "Own variances" not in equal.summary()
 
 
 def test_codes_and_constants_may_repeat():
