@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
-from kdstats.errors import invalid
+from kdstats.errors import ApproximationWarning, invalid
 from kdstats.problem.validation import as_array, as_count, as_number, as_probability
 
 __all__ = [
@@ -26,6 +27,8 @@ FloatArray = NDArray[np.float64]
 N_POINTS = 4001
 #: Variance ratios up to 1 that are searched for the worst case; the limit at 0 is known exactly.
 RATIOS = np.geomspace(1e-8, 1.0, 321)
+#: Largest first-order correction that the second order may be left off after.
+LARGEST_CORRECTION = 0.5
 _TO_ESTIMATE = "to estimate a variance"
 
 
@@ -161,6 +164,21 @@ def meier_standard_error(variances: ArrayLike, *, n_observations: Sequence[int])
         Gaussian observations. ``half_width`` then gives 95% intervals that cover .923 with 4 observations
         each, .946 with 12 and .949 with 30, for two equal variances (naive normal ones .795, .912, .936).
 
+    Warns
+    -----
+    ApproximationWarning
+        If the correction can exceed .5, that is, if
+        :math:`\max_w \sum_i 4w_i(1-w_i)/(n_i-1) > .5` over weights of sum 1: more means need more observations of each,
+        :math:`n \ge 1 + 8(1-1/g)` for g alike.
+
+    Notes
+    -----
+    What counts is how large the correction *can* be: where estimated weights happen to fall on one mean it is small
+    and the interval at its worst. Coverage of 95% intervals for g equal variances, n observations each (100,000 data
+    sets): .911 (g = 2, n = 3), .922 (2, 4), .900 (3, 4), .867 (5, 4), .911 (5, 6), .720 (10, 3), .890 (10, 6), .871
+    (20, 6), all of which warn; without a warning .930 (2, 5), .926 (10, 9), .921 (20, 9), .937 (10, 12), .935
+    (20, 12), .946 (10, 20).
+
     Examples
     --------
     >>> error = meier_standard_error([1.0, 1.0], n_observations=[5, 5])
@@ -174,6 +192,15 @@ def meier_standard_error(variances: ArrayLike, *, n_observations: Sequence[int])
     if len(counts) != given.size:
         raise invalid("n_observations", f"have one count per variance ({given.size})", len(counts))
     weights, df = 1.0 / given, np.array(counts) - 1.0
+    largest = _largest_correction(df)
+    if largest > LARGEST_CORRECTION * (1.0 + 1e-9):
+        warnings.warn(
+            f"`n_observations` must keep Meier's correction below {LARGEST_CORRECTION:g} for its first order to be "
+            f"enough; it can reach {largest:.3g} here, and intervals may cover less than they say (g means alike need "
+            "at least 1 + 8 (1 - 1/g) observations each)",
+            ApproximationWarning,
+            stacklevel=2,
+        )
     share = weights / weights.sum()
     naive = 1.0 / weights.sum()
     return MeierError(
@@ -181,6 +208,20 @@ def meier_standard_error(variances: ArrayLike, *, n_observations: Sequence[int])
         naive=float(np.sqrt(naive)),
         degrees_of_freedom=float(1.0 / (share**2 / df).sum()),
     )
+
+
+def _largest_correction(df: FloatArray) -> float:
+    """Return the largest ``sum_i 4 w_i (1 - w_i) / df_i`` over weights of sum 1."""
+    if df.size == 1:
+        return 0.0
+    # by Lagrange w_i = max(0, 1 - t df_i) / 2: means with many observations are the first to leave
+    rows = np.sort(df)
+    for size in range(df.size, 1, -1):
+        multiplier = (size - 2.0) / rows[:size].sum()
+        if multiplier * rows[size - 1] < 1.0:
+            break
+    share = (1.0 - multiplier * rows[:size]) / 2.0
+    return float((4.0 * share * (1.0 - share) / rows[:size]).sum())
 
 
 def _degrees_of_freedom(n1: int, n2: int) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """Weighting of two estimates against simulation and against minima found by search."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from kdstats.errors import ProblemError
+from kdstats.errors import ApproximationWarning, ProblemError
 from kdstats.prediction.closed_form import (
     estimated_gls_inflation,
     graybill_deal_beats_both,
@@ -14,6 +16,7 @@ from kdstats.prediction.closed_form import (
     optimal_weight,
     published_oracle_gain,
 )
+from kdstats.prediction.closed_form.common_mean import _largest_correction
 
 Z = 4.0
 #: Two-sided level at which a coverage is called wrong.
@@ -77,6 +80,7 @@ def meier_expectation(df):
     return 2 * first / truth, 2 * (first + 8 / df * second) / truth
 
 
+@pytest.mark.filterwarnings("ignore:`n_observations` must keep Meier:kdstats.errors.ApproximationWarning")
 @pytest.mark.parametrize(("n", "naive_share", "corrected_share"), [(4, 0.60, 0.93), (12, 0.85, 0.99)])
 def test_meier_mends_the_naive_variance(n, naive_share, corrected_share):
     drawn = np.random.default_rng(9).chisquare(n - 1, (20_000, 2)) / (n - 1)
@@ -90,6 +94,31 @@ def test_meier_mends_the_naive_variance(n, naive_share, corrected_share):
         assert round(expected, 2) == share
         if kind == "naive":
             assert 1.0 - squares.mean() > Z * squares.std() / np.sqrt(len(squares))
+
+
+@pytest.mark.parametrize(
+    ("counts", "largest"),
+    [([4, 4], 2 / 3), ([3] * 10, 1.8), ([2, 1000], None), ([2, 3, 9, 400], None), ([7, 6, 5], None)],
+)
+def test_meier_warns_where_its_correction_can_be_large(counts, largest):
+    """Whatever the weights are: the limit is found again by search over random and equal ones."""
+    df = np.array(counts) - 1.0
+    found = _largest_correction(df)
+    shares = np.random.default_rng(10).dirichlet(np.full(len(counts), 0.7), size=50_000)
+    tried = (4 * shares * (1 - shares) / df).sum(axis=1).max()
+    assert tried <= found * (1 + 1e-12)
+    assert tried > 0.9 * found
+    if largest is not None:
+        assert found == pytest.approx(largest)
+    with pytest.warns(ApproximationWarning, match="`n_observations` must keep Meier's correction below 0.5"):
+        meier_standard_error(np.r_[1e-3, np.ones(len(counts) - 1)], n_observations=counts)
+
+
+@pytest.mark.parametrize("counts", [[5, 5], [9] * 10, [12, 20], [4]])
+def test_meier_is_silent_where_its_correction_is_small(counts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert meier_standard_error(np.ones(len(counts)), n_observations=counts).standard_error > 0
 
 
 @pytest.mark.parametrize(("n1", "n2", "v2"), [(12, 12, 1.0), (12, 20, 3.0), (30, 30, 1.0)])
