@@ -335,8 +335,8 @@ def _doubts(mean: ClassComponents, *, known: bool, estimated: bool) -> list[str]
     if 3 <= n < FEW_STUDENTS:
         doubts.append(
             f"{n} students: intervals of every component may not cover; those of 95% were seen to cover as little as "
-            "72% (5 students of two labels), 89% (5 of known probabilities) and 91% (20): see the theory page 'Class "
-            "predictions'"
+            "57% (10 confident students, of whom one in ten dissents), 72% (5 students of two labels), 89% (5 of known "
+            "probabilities) and 91% (20): see the theory page 'Class predictions'"
         )
     return doubts
 
