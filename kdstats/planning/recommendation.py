@@ -26,7 +26,7 @@ from kdstats.planning.pilot import input_variances, variance_draws
 from kdstats.planning.result import Interval, Plan
 from kdstats.planning.search import Choice, Market, best_for_budget, best_for_target, designs_at
 from kdstats.planning.shrinkage import RidgeLaw, ridge_law
-from kdstats.planning.uneven import UnevenChoice, best_allocation, best_allocation_for_target, input_pool
+from kdstats.planning.uneven import UnevenChoice, best_allocation, best_allocation_for_target, input_pool, well_chosen
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_choice, as_count, as_number, as_probability
@@ -40,6 +40,8 @@ SCALES, UNEVEN_SCALES, MOST_ROWS = np.geomspace(0.25, 4.0, 17), np.geomspace(0.2
 N_SUBSETS, N_DRAWS, N_PLANNED = 24, 2_000, 200
 #: Disagreement of the subsets with the Gaussian relation that is worth a note, in standard errors and relative.
 NOTABLE_SE, NOTABLE = 3.0, 0.05
+#: Share of the inter-student variance that choosing inputs must save to be worth a note.
+WORTH_CHOOSING = 0.1
 #: Share of the mean square of the teacher's mean below which a misfit is rounding.
 ROUNDING = 1e-12
 #: Share of a response's variance within inputs below which a pilot shows nothing of it.
@@ -479,7 +481,7 @@ def _even_plan(request: _Request) -> Plan:
         floor_share=_floor_share(market, k),
         frontier=_table(request, np.array([n for n, _ in kept]), np.array([k for _, k in kept])),
         alternatives=_table(request, *_same_money(market, money, choice)),
-        notes=(*request.notes, *subset_notes, *_advice(market, n, k)),
+        notes=(*request.notes, *subset_notes, *_choice_note(request, n, k, mean), *_advice(market, n, k)),
     )
 
 
@@ -670,6 +672,31 @@ def _on_subsets(
             "their leverages are uneven",
         )
     return mean, error, notes
+
+
+def _choice_note(request: _Request, n: int, k: int, at_random: float | None) -> tuple[str, ...]:
+    """Say what asking n inputs chosen for their position would bring against random ones, where that is much."""
+    problem, market = request.problem, request.market
+    law, inter = market.law, float(market.inter(n, k))
+    if n >= law.n_available or law.at_inputs or not inter > 0.0:
+        return ()
+    pool = input_pool(problem, market, request.seeds.generator("data_resampling", "choice"))
+    asked = well_chosen(pool, n)
+    if asked is None:
+        return ()
+    spread = pool.maps([asked])[0]
+    spread = spread @ pool.query @ spread
+    influence = float(np.einsum("np,pq,nq->", pool.inputs[asked], spread, pool.inputs[asked]))
+    shared = market.input_correlation
+    found = market.noise * float(market.share(k)) * ((1.0 - shared) * influence + shared)
+    before = inter if at_random is None else at_random
+    if not found < before * (1.0 - WORTH_CHOOSING):
+        return ()
+    return (
+        f"the plan is for inputs taken at random; {n} of the {law.n_available} at hand chosen for where they lie would "
+        f"have an inter-student variance of {found:.4g}, {100 * (1.0 - found / before):.0f}% below random ones "
+        "(inputs dropped one by one; right only if the student's form is)",
+    )
 
 
 def _deficient(failed: int, n: int) -> str:

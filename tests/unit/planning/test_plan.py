@@ -1,6 +1,7 @@
 """The public verb: what it promises, what it refuses, what it says."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ import kdstats as kd
 from kdstats.components.estimation import effective_rank
 from kdstats.components.uncertainty import average_df
 from kdstats.errors import ProblemError, UnsupportedProblemError
+from kdstats.planning import recommendation
+from kdstats.planning.uneven import input_pool, well_chosen
+from kdstats.streams import as_seeds
 
 PRICES = {"prompt_cost": 3.0, "response_cost": 1.0}
 
@@ -76,6 +80,41 @@ def test_unequal_noise_meets_a_target():
     assert result.value <= 0.05
     fewer = kd.plan(UNEVEN, budget=0.97 * result.cost, prompt_cost=2, response_cost=1)
     assert fewer.value > 0.05 / 1.02
+
+
+def choosing(result):
+    return [note for note in result.notes if "chosen for where they lie" in note]
+
+
+def test_a_note_says_what_choosing_inputs_would_bring():
+    rng = np.random.default_rng(3)
+    X = np.exp(1.5 * rng.normal(size=(80, 2)))
+    heavy = kd.DistillationProblem(
+        teacher=kd.GaussianTeacher(X, X @ [1.0, -2.0], noise_variance=0.25),
+        student=kd.LinearStudent(),
+        design=kd.Design(X[:40]),
+    )
+    result = kd.plan(heavy, budget=110, prompt_cost=10, response_cost=1)
+    (note,) = choosing(result)
+    assert any("random subsets of these inputs give" in other for other in result.notes)
+    said = float(re.search(r"variance of (\S+),", note).group(1))
+    market = recommendation._market(
+        heavy,
+        as_seeds(0),
+        {"prompt_cost": 10, "response_cost": 1, "max_inputs": None, "max_responses": None},
+        mse=False,
+        misfit=None,
+        pilot=None,
+    )[0]
+    rows = np.flatnonzero(well_chosen(input_pool(heavy, market, np.random.default_rng(0)), result.n_inputs))
+    at_rows = heavy.with_teacher(X=X[rows], mean=heavy.teacher.mean[rows]).with_design(n_responses=1)
+    exact = kd.predict(at_rows).inter_student.mean().item() / result.n_responses
+    assert said == pytest.approx(exact, rel=1e-3)  # four digits are shown
+    assert exact < 0.9 * result.subset_mean
+    # of nearly all inputs, or all, there is little to choose
+    most = kd.plan(problem(n=60), budget=59 * 4, max_responses=1, **PRICES)
+    assert (most.n_inputs, choosing(most)) == (59, [])
+    assert not choosing(kd.plan(PLAIN, interval_ratio=1.5, **PRICES))
 
 
 def far_queries(seed):
