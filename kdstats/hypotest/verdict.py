@@ -360,7 +360,7 @@ def _remarks(facts: _Facts, ratio: Ratio, both: Pair, component: str) -> list[st
                 f"{covariance.share_tested:.1%} of the predicted variance"
             )
         if "covariance" in facts.rejecting:
-            remarks.append("the covariance between points is not the predicted one")
+            remarks.append("the test of the covariance between points rejects the predicted one")
     return remarks
 
 
