@@ -14,8 +14,8 @@ from kdstats.components.class_moments import Cells, cells_of_labels, cells_of_pr
 from kdstats.components.classes import UNITS, ClassComponents, estimate_classes
 from kdstats.errors import DataError, invalid
 from kdstats.observation.columns import key_codes, listed, output_values
-from kdstats.observation.crossed import _combined, _frame, _refuse_repeated
 from kdstats.observation.duplicates import agreeing_students, duplicate_error
+from kdstats.observation.long_table import combined, long_frame, refuse_repeated
 from kdstats.problem.validation import as_choice, as_flag, as_number
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def decompose_classes(
         raise invalid("student, replicate, point and label", "be different columns", ", ".join(keys), DataError)
     if kind == "labels" and isinstance(table, xr.DataArray):
         table = _label_frame(table, keys, label)
-    frame = _frame(table, keys, optional={"replicate": replicate, "point": point})
+    frame = long_frame(table, keys, optional={"replicate": replicate, "point": point})
     rows: NDArray[Any]
     if kind == "labels":
         names, rows = _labels(frame, keys, label, classes, omit=omit)
@@ -139,7 +139,7 @@ def decompose_classes(
         raise invalid("table", "hold a prediction in some row", "NaN in all rows", DataError)
     frame, rows = frame.take(np.flatnonzero(kept)), rows[kept]
     codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
-    _refuse_repeated(codes, labels, keys, replicated=replicate is not None)
+    refuse_repeated(codes, labels, keys, replicated=replicate is not None)
     points = [0] if point is None else labels[-1]
     where = np.zeros(len(frame), dtype=np.int64) if point is None else codes[-1]
     if not omit:
@@ -148,7 +148,7 @@ def decompose_classes(
     known = kind == "probabilities" and replicate is None
     cells = _cells(rows, codes[0] * shape[1] + where, shape=shape, n_classes=len(names), known=known)
     if not allow_duplicates and shape[0] > 1:
-        order = _combined(codes[1:]) if len(codes) > 1 else where
+        order = combined(codes[1:]) if len(codes) > 1 else where
         _refuse_copies(rows, codes[0], order, cells, np.asarray(labels[0], dtype=object))
     return estimate_classes(
         cells,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from kdstats.components.crossed import METHODS, RESERVED, estimate_sources
 from kdstats.components.sources import SourceComponents
 from kdstats.errors import DataError, invalid
-from kdstats.observation.columns import key_codes, listed, output_values
+from kdstats.observation.columns import key_codes, output_values
+from kdstats.observation.long_table import combined, long_frame, refuse_repeated
 from kdstats.problem.validation import as_choice, as_count
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["decompose_sources"]
 
@@ -110,7 +108,7 @@ def decompose_sources(
             raise invalid("replicate and point", "be names of columns, or None", key, DataError)
     if len(set(keys)) < len(keys):
         raise invalid("sources, replicate and point", "be different columns", ", ".join(keys), DataError)
-    frame = _frame(table, keys, optional={"replicate": replicate, "point": point})
+    frame = long_frame(table, keys, optional={"replicate": replicate, "point": point})
     named = [column for column in frame.columns if column not in keys] if isinstance(table, xr.DataArray) else value
     values, outputs = output_values(frame, keys, named, omit=omit)
     kept = ~np.isnan(values).any(axis=1)
@@ -118,8 +116,8 @@ def decompose_sources(
         raise invalid("table", "hold a number in some row", "NaN in all rows", DataError)
     frame, values = frame.take(np.flatnonzero(kept)), values[kept]
     codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
-    _refuse_repeated(codes, labels, keys, replicated=replicate is not None)
-    _, first, student = np.unique(_combined(codes[: len(names)]), return_index=True, return_inverse=True)
+    refuse_repeated(codes, labels, keys, replicated=replicate is not None)
+    _, first, student = np.unique(combined(codes[: len(names)]), return_index=True, return_inverse=True)
     levels = np.column_stack([code[first] for code in codes[: len(names)]])
     one = np.zeros(len(frame), dtype=np.int64)
     return estimate_sources(
@@ -149,69 +147,3 @@ def _source_names(sources: Any) -> list[str]:
     if len(set(sources)) < len(sources):
         raise invalid("sources", "name each column once", ", ".join(sources), DataError)
     return list(sources)
-
-
-def _frame(table: Any, keys: list[str], *, optional: dict[str, str | None]) -> pd.DataFrame:
-    """Return a table with all keys as columns."""
-    if isinstance(table, xr.DataArray):
-        table = _unstacked(table, keys)
-    elif not (hasattr(table, "columns") and hasattr(table, "index")):
-        raise invalid("table", "be a pandas DataFrame or an xarray DataArray", f"a {type(table).__name__}", DataError)
-    levels = [name for name in table.index.names if name in keys and name not in table.columns]
-    frame: pd.DataFrame = table.reset_index(level=levels) if levels else table
-    if not len(frame):
-        raise invalid("table", "not be empty", "0 rows", DataError)
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise invalid("table", "have each column once", f"{twice[0]!r} more than once", DataError)
-    missing = [key for key in keys if key not in frame.columns]
-    if missing:
-        hints = {
-            optional["replicate"]: " (replicate=None if each student gave one output)",
-            optional["point"]: " (point=None if there is one point)",
-        }
-        got = listed(frame.columns)
-        raise DataError(f"`table` must have a column {missing[0]!r}; got {got}{hints.get(missing[0], '')}")
-    return frame.reset_index(drop=True)
-
-
-def _unstacked(table: xr.DataArray, keys: list[str]) -> pd.DataFrame:
-    missing = [key for key in keys if key not in table.dims]
-    if missing:
-        raise DataError(
-            f"`table` must have the dims {', '.join(keys)}; got {listed(table.dims)} without {missing[0]!r}"
-        )
-    strange = [str(dim) for dim in table.dims if dim not in (*keys, "output")]
-    if strange:
-        raise DataError(f"`table` must have no dims but {', '.join(keys)} and output; got {strange[0]!r} too")
-    bare = table.drop_vars([name for name in table.coords if name not in table.dims])
-    if "output" not in bare.dims:
-        return bare.rename("value").to_dataframe().reset_index()
-    outputs = bare.coords["output"].values.tolist() if "output" in bare.coords else range(bare.sizes["output"])
-    columns = {name: bare.isel(output=i, drop=True) for i, name in enumerate(outputs)}
-    return xr.Dataset(columns).to_dataframe(dim_order=keys).reset_index()
-
-
-def _refuse_repeated(
-    codes: Sequence[IntArray], labels: Sequence[list[Any]], keys: list[str], *, replicated: bool
-) -> None:
-    _, first, counts = np.unique(_combined(codes), return_index=True, return_counts=True)
-    if counts.max() == 1:
-        return
-    row = int(first[counts > 1].min())
-    named = ", ".join(f"{key} {label[code[row]]!r}" for key, label, code in zip(keys, labels, codes, strict=True))
-    hint = "" if replicated else " (name the column that numbers them: replicate=...)"
-    raise DataError(
-        f"`table` must have one row for each {', '.join(keys)}; got {int((counts - 1).sum())} repeated rows, first of "
-        f"{named}{hint}"
-    )
-
-
-def _combined(codes: Sequence[IntArray]) -> IntArray:
-    """Number the combinations of codes."""
-    combined = codes[0]
-    for code in codes[1:]:
-        combined = combined * (int(code.max()) + 1) + code
-        if combined.max() > 2**31:  # keep the product within 64 bits
-            combined = np.unique(combined, return_inverse=True)[1].ravel()
-    return combined

@@ -20,6 +20,7 @@ from kdstats.errors import ApproximationWarning, DataError, EstimationError, inv
 from kdstats.observation.columns import key_codes, listed, output_values
 from kdstats.observation.copies import refuse_copies
 from kdstats.observation.layout import lay_out
+from kdstats.observation.long_table import WITHOUT, with_keys
 from kdstats.problem.validation import as_choice, as_flag
 
 if TYPE_CHECKING:
@@ -266,18 +267,8 @@ def _from_frame(
     table: pd.DataFrame, keys: tuple[str, ...], value: str | Sequence[str] | None, *, omit: bool
 ) -> xr.DataArray | _Rows:
     """Return a balanced long-form table as (student, replicate, point, output), another as rows if that is allowed."""
-    levels = [name for name in table.index.names if name in keys and name not in table.columns]
-    frame = table.reset_index(level=levels) if levels else table
-    if not len(frame):
-        raise invalid("table", "not be empty", "0 rows", DataError)
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise invalid("table", "have each column once", f"{twice[0]!r} more than once", DataError)
-    missing = [key for key in keys if key not in frame.columns]
-    if missing:
-        hints = ("student=... names it", "replicate=None if each student gave one output", "point=None if there is one")
-        hint = hints[keys.index(missing[0])]
-        raise DataError(f"`table` must have a column {missing[0]!r}; got {listed(frame.columns)} ({hint})")
+    hints = dict(zip(keys, ("student=... names it", WITHOUT["replicate"], WITHOUT["point"]), strict=False))
+    frame = with_keys(table, keys, hints=hints)
     values, columns = output_values(frame, keys, value, omit=omit)
     codes, labels = zip(*(key_codes(frame, key) for key in keys), strict=True)
     point = codes[2] if len(keys) == 3 else np.zeros(len(frame), dtype=np.int64)
