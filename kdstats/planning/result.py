@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Interval", "Plan"]
 
@@ -22,6 +22,12 @@ class Interval:
 
     low: float
     high: float
+
+    @classmethod
+    def of_draws(cls, values: ArrayLike) -> Interval:
+        """Return the interval between the 2.5% and 97.5% quantiles of draws."""
+        low, high = np.quantile(np.asarray(values, dtype=float), (0.025, 0.975), method="inverted_cdf")
+        return cls(low=float(low), high=float(high))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

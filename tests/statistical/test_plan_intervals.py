@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 import kdstats as kd
-from kdstats.planning import recommendation
+from kdstats.planning import even_plan, uneven_plan
 from kdstats.planning.allocation import allocate
 from kdstats.planning.leverage import least_squares_law
 from kdstats.planning.pilot import input_variances
@@ -17,9 +17,9 @@ LEVEL = 0.001  # of each test
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(recommendation, "N_SUBSETS", 0)
-    monkeypatch.setattr(recommendation, "N_PLANNED", 1)
-    monkeypatch.setattr(recommendation, "SCALES", np.array([1.0]))
+    monkeypatch.setattr(even_plan, "N_SUBSETS", 0)
+    monkeypatch.setattr(even_plan, "N_PLANNED", 1)
+    monkeypatch.setattr(even_plan, "SCALES", np.array([1.0]))
 
 
 def pilots(n_pilots, *, misfit, rho=0.0):
@@ -69,8 +69,8 @@ def test_a_pilot_taken_for_a_larger_one_is_too_sure(quick):
 
 @pytest.mark.slow
 def test_numbers_to_buy_for_a_target(monkeypatch):
-    monkeypatch.setattr(recommendation, "N_SUBSETS", 0)
-    monkeypatch.setattr(recommendation, "SCALES", np.array([1.0]))
+    monkeypatch.setattr(even_plan, "N_SUBSETS", 0)
+    monkeypatch.setattr(even_plan, "SCALES", np.array([1.0]))
     prices = {"target": 0.02, "prompt_cost": 6.0, "response_cost": 1.0}
     hits, n_pilots = np.zeros(2, dtype=int), 60
     for problem in pilots(n_pilots, misfit=0.0):
@@ -150,7 +150,8 @@ def covered_errors(n_pilots, *, misfit, spread_of_misfit=True):
 
 @pytest.fixture
 def uneven_quick(quick, monkeypatch):
-    monkeypatch.setattr(recommendation, "UNEVEN_SCALES", np.array([1.0]))
+    monkeypatch.setattr(uneven_plan, "N_PLANNED", 1)
+    monkeypatch.setattr(uneven_plan, "SCALES", np.array([1.0]))
 
 
 @pytest.mark.parametrize("n_pilots", [25, pytest.param(150, marks=pytest.mark.slow)])

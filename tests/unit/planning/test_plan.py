@@ -12,7 +12,7 @@ import kdstats as kd
 from kdstats.components.estimation import effective_rank
 from kdstats.components.uncertainty import average_df
 from kdstats.errors import ProblemError, UnsupportedProblemError
-from kdstats.planning import recommendation
+from kdstats.planning import request
 from kdstats.planning.uneven import input_pool, well_chosen
 from kdstats.streams import as_seeds
 
@@ -98,7 +98,7 @@ def test_a_note_says_what_choosing_inputs_would_bring():
     (note,) = choosing(result)
     assert any("random subsets of these inputs give" in other for other in result.notes)
     said = float(re.search(r"variance of (\S+),", note).group(1))
-    market = recommendation._market(
+    market = request.market_of(
         heavy,
         as_seeds(0),
         {"prompt_cost": 10, "response_cost": 1, "max_inputs": None, "max_responses": None},
