@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_choice, as_covariance, as_flag, as_number
 
-__all__ = ["BAYESIAN_MODELS", "BayesianLinearStudent", "BayesianStudent"]
+__all__ = ["BAYESIAN_MODELS", "CLASS_MODELS", "BayesianLinearStudent", "BayesianStudent"]
 
 #: Models of :class:`BayesianStudent` by name.
-BAYESIAN_MODELS = ("gaussian", "student_t", "hierarchical", "horseshoe")
+BAYESIAN_MODELS = ("gaussian", "student_t", "hierarchical", "horseshoe", "logistic", "softmax")
+#: Those of class labels.
+CLASS_MODELS = ("logistic", "softmax")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,6 +143,15 @@ class BayesianStudent:
         Regularised horseshoe prior of the coefficients with slab variance v and global scale half-Cauchy
         (Piironen & Vehtari 2017).
 
+    On the class labels of a :class:`~kdstats.CategoricalTeacher`, with an intercept of prior variance 100:
+
+    ``"logistic"``
+        Two classes, :math:`\mathrm{logit}\,P(\text{second}) = a + x'w`.
+    ``"softmax"``
+        :math:`P(c) \propto \exp(a_c + x'w_c)`, coefficients of every class independent a priori; sampled without
+        the direction along which nothing changes, that is with zero sum over classes. For two classes the logit has
+        coefficients of variance 2v.
+
     Parameters
     ----------
     model : str or callable, default "student_t"
@@ -159,9 +170,18 @@ class BayesianStudent:
         Group of each training input, for ``"hierarchical"``; numbers from 0.
     query_groups : (m,) array_like of int, optional
         Group of each query point.
+    likelihood_power : float, default 1.0
+        Power to which the likelihood is raised. Mean labels of k responses weigh as one row, and as k with power k
+        (exactly for classes, whose mean label is a sufficient statistic).
+    teacher_weight : float, default 0.0
+        For classes: how many soft labels of the teacher, per input, the prior is worth. It is multiplied by
+        :math:`\exp(\tau\sum_i\sum_c p_{ic}\log q_c(x_i))` with the teacher's probabilities p and the student's q,
+        so that the mode of the posterior minimises the loss of distillation: cross-entropy to the labels,
+        plus :math:`\tau` times cross-entropy to the teacher, plus a ridge (Fang et al. 2024).
 
     References
     ----------
+    Fang, L., Chen, Y., Zhong, W. & Ma, P. (2024), Bayesian Knowledge Distillation, ICML (teacher-informed prior).
     Piironen, J. & Vehtari, A. (2017), Electronic Journal of Statistics 11 (regularised horseshoe).
     """
 
@@ -171,6 +191,8 @@ class BayesianStudent:
     fit_intercept: bool = True
     groups: NDArray[np.int64] | None = None
     query_groups: NDArray[np.int64] | None = None
+    likelihood_power: float = 1.0
+    teacher_weight: float = 0.0
 
     if TYPE_CHECKING:
 
@@ -183,14 +205,17 @@ class BayesianStudent:
             fit_intercept: bool = True,
             groups: ArrayLike | None = None,
             query_groups: ArrayLike | None = None,
+            likelihood_power: float = 1.0,
+            teacher_weight: float = 0.0,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         if not callable(self.model):
             as_choice("model", self.model, BAYESIAN_MODELS)
-        for name in ("prior_variance", "noise_scale"):
+        for name in ("prior_variance", "noise_scale", "likelihood_power"):
             object.__setattr__(self, name, as_number(name, getattr(self, name), minimum=0.0, exclusive=True))
         object.__setattr__(self, "fit_intercept", as_flag("fit_intercept", self.fit_intercept))
+        self._check_reach()
         for name in ("groups", "query_groups"):
             value = getattr(self, name)
             if (value is not None) != (self.model == "hierarchical"):
@@ -204,6 +229,22 @@ class BayesianStudent:
                 f"be groups of the training inputs, 0 to {self.groups.max()}",
                 int(self.query_groups.max()),
             )
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the labels are classes."""
+        return not callable(self.model) and self.model in CLASS_MODELS
+
+    def _check_reach(self) -> None:
+        """Check options that not every model has."""
+        weight = as_number("teacher_weight", self.teacher_weight, minimum=0.0)
+        object.__setattr__(self, "teacher_weight", weight)
+        if weight > 0.0 and not self.is_of_classes:
+            raise invalid("teacher_weight", f"be 0 but for {' and '.join(CLASS_MODELS)}", weight)
+        if self.likelihood_power != 1.0 and callable(self.model):
+            raise invalid("likelihood_power", "be 1 for a model of your own", self.likelihood_power)
+        if self.noise_scale != 1.0 and self.is_of_classes:
+            raise invalid("noise_scale", "be left out for classes", self.noise_scale)
 
 
 def _as_groups(name: str, value: object) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.errors import MisstatedNoiseWarning, UnsupportedProblemError, invalid
-from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.bayesian import CLASS_MODELS, BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher, TabularStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -32,7 +32,7 @@ Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStude
 #: Students that each kind of teacher can have.
 STUDENTS_OF: dict[type, tuple[type, ...]] = {
     GaussianTeacher: (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent),
-    CategoricalTeacher: (TabularStudent, NetworkStudent),
+    CategoricalTeacher: (TabularStudent, NetworkStudent, BayesianStudent),
 }
 
 _KINDS: dict[str, dict[str, type]] = {
@@ -62,7 +62,7 @@ class DistillationProblem:
     teacher : GaussianTeacher or CategoricalTeacher
         Distribution of the responses at the n training inputs.
     student : LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent
-        Or a TabularStudent or NetworkStudent for a CategoricalTeacher.
+        Or a TabularStudent, NetworkStudent or BayesianStudent for a CategoricalTeacher.
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.
@@ -130,6 +130,8 @@ class DistillationProblem:
             if self.student.head != "softmax":
                 raise invalid("head", "be 'softmax' for a CategoricalTeacher", self.student.head)
             self._check_network_student(self.student)
+        elif isinstance(self.student, BayesianStudent):
+            self._check_class_student(self.student, teacher.n_outputs)
         if design.point_labels is not None:
             as_labels("point_labels", design.point_labels, self.n_points)
 
@@ -214,7 +216,18 @@ class DistillationProblem:
         if student.noise_variance is not None and self.design.strategy == "averaging":
             self._warn_of_misstated_noise(student.noise_variance / student.likelihood_power)
 
+    def _check_class_student(self, student: BayesianStudent, n_classes: int) -> None:
+        if not student.is_of_classes:
+            shown = "a function" if callable(student.model) else student.model
+            raise invalid("model", f"be one of {', '.join(CLASS_MODELS)} for a CategoricalTeacher", shown)
+        if student.model == "logistic" and n_classes > 2:
+            raise invalid("model", "be 'softmax' for more than 2 classes", f"{student.model} with {n_classes}")
+        if self.resample_size is not None:
+            raise invalid("sources", "leave out 'data_resampling' for a BayesianStudent", "it")
+
     def _check_sampled_student(self, student: BayesianStudent) -> None:
+        if student.is_of_classes:
+            raise invalid("model", "be one of a mean for a GaussianTeacher, which has no classes", student.model)
         if self.teacher.n_outputs > 1:
             raise invalid("mean", "have one output for a BayesianStudent", self.teacher.n_outputs)
         if self.resample_size is not None:

@@ -2,6 +2,7 @@
 
 from kdstats.prediction.bayes.components import Diagnostics
 from kdstats.prediction.bayes.engine import SampledStudents, observe, predict, sample_students
+from kdstats.prediction.bayes.entropies import EntropyParts
 from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting
 from kdstats.prediction.bayes.simulation import SimulationCalibration, simulation_calibration
 
@@ -9,6 +10,7 @@ __all__ = [
     "ADVI",
     "NUTS",
     "Diagnostics",
+    "EntropyParts",
     "Laplace",
     "Reweighting",
     "SampledStudents",

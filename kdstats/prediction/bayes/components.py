@@ -21,9 +21,10 @@ from kdstats.errors import ConvergenceWarning
 from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.posteriors import draws_of, quiet
 from kdstats.prediction.bayes.stacks import Stack
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 
-__all__ = ["Diagnostics", "StudentMoments", "components_of", "diagnose", "moments_of"]
+__all__ = ["Diagnostics", "StudentMoments", "batch_errors", "components_of", "diagnose", "moments_of"]
 
 FloatArray = NDArray[np.float64]
 
@@ -166,14 +167,21 @@ def components_of(
     quiet_students = "student_output" not in problem.design.sources
     n_students = len(moments.mean)
     intra = np.zeros_like(moments.mean) if quiet_students else moments.parameter + moments.noise
+    shape = (n_students, problem.n_points, problem.teacher.n_outputs)
     answer = estimate_components(
-        xr.DataArray(moments.mean[:, None, :, None], dims=("student", "replicate", "point", "output")),
-        variances=intra[..., None],
+        xr.DataArray(
+            moments.mean.reshape(shape)[:, None],
+            dims=("student", "replicate", "point", "output"),
+            coords={"output": list(problem.teacher.output_labels)}
+            if isinstance(problem.teacher, CategoricalTeacher)
+            else None,
+        ),
+        variances=intra.reshape(shape),
         point_labels=problem.point_labels,
         engine=engine,
         attrs={"exactness": exactness, "problem": problem.fingerprint(), **attrs},
     )
-    excess = (moments.mean_error**2).mean(axis=0)[:, None]
+    excess = (moments.mean_error**2).mean(axis=0).reshape(shape[1:])
     estimate = answer.estimate.copy(deep=True)
     estimate["inter_student"] -= excess
     estimate["total"] -= excess
@@ -184,8 +192,8 @@ def components_of(
     whole = answer.intra_student
     parts = xr.Dataset(
         {
-            "parameter": whole.copy(data=moments.parameter.mean(axis=0)[:, None]),
-            "noise": whole.copy(data=moments.noise.mean(axis=0)[:, None]),
+            "parameter": whole.copy(data=moments.parameter.mean(axis=0).reshape(shape[1:])),
+            "noise": whole.copy(data=moments.noise.mean(axis=0).reshape(shape[1:])),
         }
     )
     facts: dict[str, Any] = {
@@ -271,26 +279,28 @@ def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
 def _moments(found: Any) -> StudentMoments:
     """Moments over chains and draws of one chunk of students, with batch-means errors."""
     mean, variance = found.mean, np.broadcast_to(found.variance, found.mean.shape)
-    n_chains, n_draws = mean.shape[:2]
-    size = max(1, int(np.sqrt(n_draws)))
-    n_batches = n_draws // size
     centre = mean.mean(axis=(0, 1))
     squares = (mean - centre) ** 2
     noise = variance.mean(axis=(0, 1))
 
-    def chain_batches(values: FloatArray) -> FloatArray:
-        kept = values[:, : n_batches * size].reshape(n_chains, n_batches, size, *values.shape[2:]).mean(axis=2)
-        flat = kept.reshape(n_chains * n_batches, *values.shape[2:])
-        return np.asarray(flat.std(axis=0, ddof=1) / np.sqrt(len(flat)))
-
-    mean_error = chain_batches(mean)
+    mean_error = batch_errors(mean)
     return StudentMoments(
         mean=centre,
         parameter=squares.mean(axis=(0, 1)) + mean_error**2,
         noise=noise,
         mean_error=mean_error,
-        intra_error=chain_batches(squares + variance),
+        intra_error=batch_errors(squares + variance),
     )
+
+
+def batch_errors(values: FloatArray) -> FloatArray:
+    """Return the standard error of the mean of series (chain, draw, ...), from batch means."""
+    n_chains, n_draws = values.shape[:2]
+    size = max(1, int(np.sqrt(n_draws)))
+    n_batches = n_draws // size
+    kept = values[:, : n_batches * size].reshape(n_chains, n_batches, size, *values.shape[2:]).mean(axis=2)
+    flat = kept.reshape(n_chains * n_batches, *values.shape[2:])
+    return np.asarray(flat.std(axis=0, ddof=1) / np.sqrt(len(flat)))
 
 
 def _chain_errors(moments: StudentMoments, *, silent: bool) -> dict[str, float]:

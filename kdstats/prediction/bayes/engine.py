@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdstats.components.classes import ClassComponents
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ApproximationWarning, UnsupportedProblemError
 from kdstats.linear.bayesian import fit_bayesian_students
 from kdstats.prediction.bayes.components import Diagnostics, StudentMoments, components_of, diagnose, moments_of
+from kdstats.prediction.bayes.entropies import EntropyParts, class_components, entropy_parts
 from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting, as_method
 from kdstats.prediction.bayes.models import stack_of
-from kdstats.prediction.bayes.posteriors import sample
+from kdstats.prediction.bayes.posteriors import draws_of, sample
 from kdstats.prediction.bayes.reweighting import reweight
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_count
 from kdstats.progress import ProgressLike
 from kdstats.sampling import BLOCK, as_noise_law
+from kdstats.sampling.classes import draw_class_counts
 from kdstats.sampling.training_sets import draw_responses
 from kdstats.streams import Seeds, as_seeds
 
@@ -47,12 +51,28 @@ class SampledStudents:
     diagnostics : Diagnostics
     pareto_k : (S,) ndarray or None
         k-hat of each reweighted student.
+    entropy_parts : EntropyParts or None
+        Of students of classes that are not reweighted.
     """
 
     components: VarianceComponents
     inference_data: az.InferenceData
     diagnostics: Diagnostics
     pareto_k: FloatArray | None = None
+    entropy_parts: EntropyParts | None = None
+
+    def class_components(self, *, unit: str = "nats") -> ClassComponents:
+        """Return what students of classes disagree about, by the Gini index and by entropy.
+
+        Raises
+        ------
+        UnsupportedProblemError
+            For students of numbers.
+        """
+        kept = self.components.student_predictions
+        if self.entropy_parts is None or kept is None:
+            raise UnsupportedProblemError("entropies are of students of classes; got students of numbers")
+        return class_components(kept, unit=unit)
 
     def summary(self) -> str:
         """Return the components and the diagnostics as text."""
@@ -91,7 +111,7 @@ def sample_students(
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.BayesianLinearStudent` or :class:`~kdstats.BayesianStudent` and one output.
+        With a :class:`~kdstats.BayesianLinearStudent` or :class:`~kdstats.BayesianStudent`, and one output or classes.
     n_students : int, default 50
         At least 2. Students see the labels that every other engine draws from the same seeds.
     rng : int, Generator, SeedSequence, Seeds or None
@@ -149,12 +169,21 @@ def sample_students(
         problem, moments, diagnostics=diagnostics, engine="pymc", exactness=exactness, attrs=attrs
     )
     components = replace(components, attrs={**components.attrs, "wall_time": time.perf_counter() - started})
-    return SampledStudents(components=components, inference_data=data, diagnostics=diagnostics, pareto_k=pareto_k)
+    has_classes = isinstance(problem.teacher, CategoricalTeacher) and pareto_k is None
+    return SampledStudents(
+        components=components,
+        inference_data=data,
+        diagnostics=diagnostics,
+        pareto_k=pareto_k,
+        entropy_parts=entropy_parts(problem, draws_of(data)) if has_classes else None,
+    )
 
 
 def _responses(problem: DistillationProblem, seeds: Seeds, n_students: int, law: Any) -> FloatArray:
-    """Draw the responses of the first students, shape (S, k, n, q), as every other engine does."""
+    """Draw the responses of the first students, (S, k, n, q) or counts (S, n, C), as every other engine does."""
     n_blocks = -(-n_students // BLOCK)
+    if isinstance(problem.teacher, CategoricalTeacher):
+        return np.concatenate([draw_class_counts(problem, seeds, block) for block in range(n_blocks)])[:n_students]
     return np.concatenate([draw_responses(problem, seeds, block, law) for block in range(n_blocks)])[:n_students]
 
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.linear.bayesian import principal_scores, rows_per_input
+from kdstats.prediction.bayes.class_models import INTERCEPT_WIDTH, class_stack
 from kdstats.prediction.bayes.libraries import pm, pt
 from kdstats.prediction.bayes.stacks import Draws, Predictive, Stack
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 
 __all__ = ["conjugate_stack", "stack_of"]
@@ -26,8 +28,6 @@ __all__ = ["conjugate_stack", "stack_of"]
 FloatArray = NDArray[np.float64]
 Derived = tuple[tuple[str, ...], FloatArray]
 
-#: Prior standard deviation of an intercept, in noise scales.
-INTERCEPT_WIDTH = 10.0
 #: Parameters of the gamma prior of Student t degrees of freedom beyond 2.
 FREEDOM_SHAPE, FREEDOM_RATE = 2.0, 0.1
 
@@ -40,9 +40,12 @@ def stack_of(problem: DistillationProblem, responses: FloatArray) -> Stack:
     problem : DistillationProblem
         With a BayesianLinearStudent or a BayesianStudent.
     responses : (S, k, n, q) ndarray
-        Each student's k responses to each input; averaged here unless the strategy keeps them as rows.
+        Each student's k responses to each input; averaged here unless the strategy keeps them as rows. Of a
+        CategoricalTeacher: the counts (S, n, C) of the classes among them.
     """
     student = problem.student
+    if isinstance(problem.teacher, CategoricalTeacher):
+        return class_stack(problem, responses)
     rows_kept = problem.design.strategy == "multi_response"
     if isinstance(student, BayesianLinearStudent):
         labels = responses.mean(axis=1)
@@ -160,7 +163,7 @@ def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: 
     groups = None if student.groups is None else np.tile(student.groups, n_copies)
     if groups is not None:
         coords["group"] = np.arange(int(groups.max()) + 1)
-    name, scale = student.model, student.noise_scale
+    name, scale, power = student.model, student.noise_scale, student.likelihood_power
 
     def build(data: Mapping[str, Any]) -> None:
         slopes = (
@@ -178,9 +181,14 @@ def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: 
         noise = pm.HalfNormal("noise_sd", scale, dims="student")[:, None]
         if name == "student_t":
             beyond = pm.Gamma("freedom_beyond_2", FREEDOM_SHAPE, FREEDOM_RATE, dims="student")
-            pm.StudentT("response", nu=beyond[:, None] + 2.0, mu=mean, sigma=noise, observed=data["labels"])
+            law, shape = pm.StudentT, {"nu": beyond[:, None] + 2.0, "mu": mean, "sigma": noise}
         else:
-            pm.Normal("response", mean, noise, observed=data["labels"])
+            law, shape = pm.Normal, {"mu": mean, "sigma": noise}
+        if power == 1.0:
+            law("response", **shape, observed=data["labels"])
+        else:
+            weighed = power * pm.logp(law.dist(**shape), data["labels"])
+            pm.Potential("likelihood", weighed.sum(axis=1), dims="student")
 
     def predictive(draws: Draws) -> Predictive:
         mean = _slopes(draws, student) @ problem.X_query.T
@@ -209,7 +217,7 @@ def _rows_stack(problem: DistillationProblem, student: BayesianStudent, labels: 
         build=build,
         predictive=predictive,
         derived=derived,
-        observed={"labels": "response"},
+        observed={"labels": "response"} if power == 1.0 else {},
     )
 
 

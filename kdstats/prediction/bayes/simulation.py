@@ -24,6 +24,7 @@ from kdstats.prediction.bayes.models import stack_of
 from kdstats.prediction.bayes.posteriors import draws_of, quiet, sample
 from kdstats.prediction.bayes.stacks import Stack
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_count
 from kdstats.streams import as_seeds
@@ -119,7 +120,14 @@ def simulation_calibration(
         _check_proper(one)
     seeds = as_seeds(rng)
     blank = np.zeros((n_simulations, _rows(source), source.teacher.n_inputs, 1))
+    if isinstance(source.teacher, CategoricalTeacher):
+        blank = np.zeros((n_simulations, *source.teacher.probabilities.shape))
     stack, origin = stack_of(problem, blank), stack_of(source, blank)
+    if not origin.observed or not stack.observed:
+        raise UnsupportedProblemError(
+            "calibration by simulation needs a likelihood that labels can be drawn from; got averaged classes, "
+            "a power of the likelihood or a weight of the teacher"
+        )
     seed = int(seeds.sequence("student_output", "simulation").generate_state(1)[0])
     parameters, arrays = _from_prior(origin, seed)
     fitted = replace(stack, arrays={**stack.arrays, **arrays})
