@@ -53,7 +53,10 @@ BAD = [
     (lambda: kd.CategoricalTeacher(P).truncated(top_k=0), "`top_k` must be at least 1; got 0"),
     (lambda: kd.CategoricalTeacher(P).truncated(top_p=0.0), "`top_p` must be greater than 0; got 0.0"),
     (lambda: kd.TabularStudent(pseudo_count=-1.0), "`pseudo_count` must be at least 0; got -1.0"),
-    (lambda: problem(student=kd.LinearStudent()), "`student` must be a TabularStudent or NetworkStudent for a Categ"),
+    (
+        lambda: problem(student=kd.LinearStudent()),
+        "`student` must be a TabularStudent, NetworkStudent or BayesianStudent for a Categ",
+    ),
     (
         lambda: problem(kd.GaussianTeacher(X, [1.0, 2.0])),
         "`student` must be a .* for a GaussianTeacher; got a TabularSt",
