@@ -18,8 +18,10 @@ _HOMES = {
     "BayesianLinearStudent": "kdstats.problem",
     "BayesianStudent": "kdstats.problem",
     "ClassComponents": "kdstats.components.classes",
+    "ClassPrediction": "kdstats.components.class_prediction",
     "CategoricalTeacher": "kdstats.problem",
     "Design": "kdstats.problem",
+    "DirichletStudent": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
     "Gamma": "kdstats.sampling",
@@ -57,6 +59,7 @@ _HOMES = {
     "ordering_test": "kdstats.hypotest",
     "plan": "kdstats.planning",
     "predict": "kdstats.engine",
+    "predict_classes": "kdstats.prediction.closed_form.classes",
     "predict_grid": "kdstats.prediction.closed_form",
     "predictive_calibration": "kdstats.prediction.conjugate",
     "rate_test": "kdstats.hypotest",
@@ -73,6 +76,7 @@ __all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from kdstats import errors as errors
+    from kdstats.components.class_prediction import ClassPrediction as ClassPrediction
     from kdstats.components.classes import ClassComponents as ClassComponents
     from kdstats.components.estimation import estimate_components as estimate_components
     from kdstats.components.result import VarianceComponents as VarianceComponents
@@ -101,6 +105,7 @@ if TYPE_CHECKING:
     from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
+    from kdstats.prediction.closed_form.classes import predict_classes as predict_classes
     from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,
@@ -112,6 +117,7 @@ if TYPE_CHECKING:
         BayesianStudent as BayesianStudent,
         CategoricalTeacher as CategoricalTeacher,
         Design as Design,
+        DirichletStudent as DirichletStudent,
         DistillationProblem as DistillationProblem,
         EarlyStopping as EarlyStopping,
         GaussianTeacher as GaussianTeacher,

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import MissingDependencyError, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import TabularStudent
+from kdstats.problem.categorical import DirichletStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 
@@ -43,6 +43,7 @@ DEFAULTS: dict[type, tuple[str | None, str]] = {
     NetworkStudent: ("linear_response", "networks"),
     BayesianStudent: ("pymc", "pymc"),
     TabularStudent: ("closed_form", "categorical"),
+    DirichletStudent: ("closed_form", "categorical"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}

@@ -18,7 +18,7 @@ import xarray as xr
 from kdstats.errors import EstimationError, invalid
 from kdstats.problem.validation import as_choice, as_probability
 
-__all__ = ["COMPONENTS", "EXACTNESS", "VarianceComponents"]
+__all__ = ["COMPONENTS", "EXACTNESS", "VarianceComponents", "label_array"]
 
 COMPONENTS = ("inter_student", "intra_student", "total")
 EXACTNESS = ("exact", "asymptotic", "approximate", "simulated", "observed")
@@ -141,7 +141,7 @@ class VarianceComponents:
         dims = (*leading, "point", "output")
         shape = np.broadcast_shapes(np.shape(inter_student), np.shape(intra_student))
         outputs = range(shape[-1]) if output_labels is None else output_labels
-        coords = {**leading, "point": _label_array(point_labels), "output": _label_array(outputs)}
+        coords = {**leading, "point": label_array(point_labels), "output": label_array(outputs)}
 
         def full(*values: Any) -> dict[str, Any]:
             arrays = (np.array(np.broadcast_to(value, shape), dtype=float) for value in values)
@@ -246,7 +246,7 @@ class VarianceComponents:
     __str__ = __repr__
 
 
-def _label_array(labels: Sequence[Any]) -> Any:
+def label_array(labels: Sequence[Any]) -> Any:
     """Return labels as a one-dimensional coordinate; tuples stay objects."""
     array = np.array(labels) if not any(isinstance(label, tuple) for label in labels) else np.empty(0)
     if array.ndim != 1 or array.size != len(labels):

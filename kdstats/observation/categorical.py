@@ -17,7 +17,7 @@ from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import UnsupportedProblemError
 from kdstats.observation.assembly import DIMS, as_replicates
-from kdstats.problem.categorical import TabularStudent
+from kdstats.problem.categorical import DirichletStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_count
 from kdstats.progress import Progress, ProgressLike
@@ -43,7 +43,8 @@ def observe(
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.CategoricalTeacher` and a :class:`~kdstats.TabularStudent`.
+        With a :class:`~kdstats.CategoricalTeacher` and a :class:`~kdstats.TabularStudent` or
+        :class:`~kdstats.DirichletStudent`.
     n_students : int, default 100
         At least 2. The first students of a larger run are the students of a smaller one.
     rng : int, Generator, SeedSequence, Seeds or None
@@ -58,7 +59,8 @@ def observe(
     -------
     VarianceComponents
         Points are the inputs, outputs the classes, in units of the Gini index once summed over them.
-        ``student_predictions`` holds the students' probabilities.
+        ``student_predictions`` holds the students' probabilities. A Dirichlet student has ``intra_parts`` if its
+        own variance is known (without ``n_replicates``).
 
     Raises
     ------
@@ -77,8 +79,10 @@ def observe(
     """
     started = time.perf_counter()
     student, teacher = problem.student, problem.teacher
-    if not isinstance(student, TabularStudent):
-        raise UnsupportedProblemError(f"engine 'categorical' fits a TabularStudent; got a {type(student).__name__}")
+    if not isinstance(student, (TabularStudent, DirichletStudent)):
+        raise UnsupportedProblemError(
+            f"engine 'categorical' fits a TabularStudent or DirichletStudent; got a {type(student).__name__}"
+        )
     n_students = as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance")
     n_replicates = as_replicates(problem, n_replicates)
     seeds = as_seeds(rng)
@@ -90,7 +94,7 @@ def observe(
             counts = draw_class_counts(problem, seeds, block)[: part.stop - part.start]
             probabilities[part] = (counts + pseudo) / (problem.design.n_responses + pseudo.sum())
             bar.show(part.stop, n_students)
-    return assemble_classes(
+    answer = assemble_classes(
         probabilities,
         problem,
         seeds=seeds,
@@ -99,6 +103,13 @@ def observe(
         started=started,
         n_replicates=n_replicates,
     )
+    if isinstance(student, TabularStudent) or n_replicates or "student_output" not in problem.design.sources:
+        return answer
+    posterior = problem.design.n_responses + pseudo.sum()
+    parameter = (probabilities * (1.0 - probabilities)).mean(axis=0) / (posterior + 1.0)
+    whole = answer.intra_student
+    parts = {"parameter": whole.copy(data=parameter), "noise": whole.copy(data=parameter * posterior)}
+    return replace(answer, intra_parts=xr.Dataset(parts))
 
 
 def assemble_classes(

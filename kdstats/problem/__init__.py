@@ -1,7 +1,7 @@
 """What is asked: frozen descriptions, validated once, that compute nothing."""
 
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import CategoricalTeacher, TabularStudent
+from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -14,6 +14,7 @@ __all__ = [
     "BayesianStudent",
     "CategoricalTeacher",
     "Design",
+    "DirichletStudent",
     "DistillationProblem",
     "EarlyStopping",
     "GaussianTeacher",

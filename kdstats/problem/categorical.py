@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr
 
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_count, as_labels, as_matrix, as_number, frozen
 
-__all__ = ["CategoricalTeacher", "TabularStudent"]
+__all__ = ["CategoricalTeacher", "DirichletStudent", "TabularStudent"]
 
 FloatArray = NDArray[np.float64]
 
@@ -125,6 +126,37 @@ class CategoricalTeacher:
         """Gini index of each input's answer law, the total variance of a label, shape (n,)."""
         return frozen(1.0 - (self.probabilities**2).sum(axis=1))
 
+    @property
+    def entropy(self) -> FloatArray:
+        """Entropy of each input's answer law in nats, shape (n,)."""
+        return frozen(entr(self.probabilities).sum(axis=1))
+
+    def entropy_slope(self, temperature: float = 1.0) -> FloatArray:
+        r"""Return how fast each input's entropy rises with the temperature, :math:`dH/dT`, shape (n,).
+
+        Parameters
+        ----------
+        temperature : float, default 1.0
+            Greater than 0: where the slope is taken.
+
+        Notes
+        -----
+        With logits :math:`z_c` the law at temperature T is :math:`p_c \propto e^{z_c/T}`, so that
+        :math:`dp_c/dT = -p_c(z_c - \sum_d p_dz_d)/T^2` and
+        :math:`dH/dT = -\sum_c (dp_c/dT)\ln p_c = \mathrm{Var}_T(z)/T^3`: never negative. Classes of probability 0
+        stay out.
+
+        Examples
+        --------
+        >>> import kdstats as kd
+        >>> kd.CategoricalTeacher([[0.5, 0.5], [0.9, 0.1]]).entropy_slope().round(3)
+        array([0.   , 0.435])
+        """
+        heated = self.at_temperature(temperature).probabilities
+        logits = np.log(np.where(self.probabilities > 0.0, self.probabilities, 1.0))
+        centred = logits - (heated * logits).sum(axis=1, keepdims=True)
+        return frozen((heated * centred**2).sum(axis=1) / temperature**3)
+
     def at_temperature(self, temperature: float) -> CategoricalTeacher:
         """Return the teacher that samples at another temperature: probabilities to the power 1/T, rescaled.
 
@@ -189,6 +221,37 @@ class TabularStudent:
     def pseudo_counts(self, n_classes: int) -> FloatArray:
         """Return one pseudo-count per class."""
         return np.broadcast_to(self.pseudo_count, (n_classes,))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DirichletStudent:
+    r"""Bayesian student of one input's answers: a Dirichlet prior, updated by the answers it saw.
+
+    After :math:`n_c` of k answers were c, its posterior is Dirichlet with parameters :math:`n_c + A_c`. It answers
+    with its posterior mean, as a :class:`TabularStudent` with the prior as pseudo-counts does, but also knows how
+    unsure it is of its probabilities: its own variance has a parameter part and a noise part.
+
+    Parameters
+    ----------
+    prior_count : float or (C,) array_like, default 1.0
+        Dirichlet parameter :math:`A_c` of each class, greater than 0. A number counts for every class.
+    """
+
+    prior_count: FloatArray = field(default=1.0)  # type: ignore[arg-type]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, prior_count: ArrayLike = 1.0) -> None: ...
+
+    def __post_init__(self) -> None:
+        counts = as_array("prior_count", self.prior_count, ndim=(0, 1))
+        if (counts <= 0).any():
+            raise invalid("prior_count", "be greater than 0", float(counts.min()))
+        object.__setattr__(self, "prior_count", counts)
+
+    def pseudo_counts(self, n_classes: int) -> FloatArray:
+        """Return the prior's parameter for each class."""
+        return np.broadcast_to(self.prior_count, (n_classes,))
 
 
 def _likeliest(probabilities: FloatArray, *, ranks_kept: int) -> FloatArray:

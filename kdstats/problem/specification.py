@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import MisstatedNoiseWarning, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import CLASS_MODELS, BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import CategoricalTeacher, TabularStudent
+from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -27,12 +27,12 @@ from kdstats.problem.validation import as_count, as_labels
 __all__ = ["DistillationProblem"]
 
 Teacher = GaussianTeacher | CategoricalTeacher
-Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent | TabularStudent
+Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent | TabularStudent | DirichletStudent
 
 #: Students that each kind of teacher can have.
 STUDENTS_OF: dict[type, tuple[type, ...]] = {
     GaussianTeacher: (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent),
-    CategoricalTeacher: (TabularStudent, NetworkStudent, BayesianStudent),
+    CategoricalTeacher: (TabularStudent, DirichletStudent, NetworkStudent, BayesianStudent),
 }
 
 _KINDS: dict[str, dict[str, type]] = {
@@ -43,6 +43,7 @@ _KINDS: dict[str, dict[str, type]] = {
         "bayesian_linear": BayesianLinearStudent,
         "bayesian": BayesianStudent,
         "tabular": TabularStudent,
+        "dirichlet": DirichletStudent,
     },
     "design": {"design": Design},
 }
@@ -62,7 +63,7 @@ class DistillationProblem:
     teacher : GaussianTeacher or CategoricalTeacher
         Distribution of the responses at the n training inputs.
     student : LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent
-        Or a TabularStudent, NetworkStudent or BayesianStudent for a CategoricalTeacher.
+        Or a TabularStudent, DirichletStudent, NetworkStudent or BayesianStudent for a CategoricalTeacher.
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.
@@ -114,14 +115,16 @@ class DistillationProblem:
             )
         if design.n_generations > 1:
             raise invalid("n_generations", "be 1 for a CategoricalTeacher", design.n_generations)
-        if isinstance(self.student, TabularStudent):
+        if isinstance(self.student, (TabularStudent, DirichletStudent)):
+            kind = type(self.student).__name__
             if design.X_query is not None:
-                raise invalid("X_query", "be left out for a TabularStudent, which knows its inputs alone", "given")
+                raise invalid("X_query", f"be left out for a {kind}, which knows its inputs alone", "given")
             if "data_resampling" in design.sources:
-                raise invalid("sources", "be without 'data_resampling' for a TabularStudent", "data_resampling")
-            counts = self.student.pseudo_count
+                raise invalid("sources", f"be without 'data_resampling' for a {kind}", "data_resampling")
+            name = "pseudo_count" if isinstance(self.student, TabularStudent) else "prior_count"
+            counts = getattr(self.student, name)
             if counts.ndim and counts.shape != (teacher.n_outputs,):
-                raise invalid("pseudo_count", f"have one entry per class ({teacher.n_outputs})", f"{counts.shape[0]}")
+                raise invalid(name, f"have one entry per class ({teacher.n_outputs})", f"{counts.shape[0]}")
         elif teacher.X is None:
             raise invalid("X", "be given to the teacher of a student with inputs", None)
         else:

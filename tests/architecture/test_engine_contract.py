@@ -52,6 +52,11 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
         student=kd.TabularStudent(pseudo_count=0.5),
         design=kd.Design(n_responses=3, point_labels=("one", ("two", 2))),
     ),
+    "dirichlet": kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], response_correlation=0.2),
+        student=kd.DirichletStudent(prior_count=[0.5, 1.0, 2.0]),
+        design=kd.Design(n_responses=3),
+    ),
     "class_network": kd.DistillationProblem(
         teacher=kd.CategoricalTeacher(np.exp(MEANS) / np.exp(MEANS).sum(axis=1, keepdims=True), X),
         student=kd.NetworkStudent(hidden=(4,), head="softmax", epochs=10),
@@ -64,7 +69,7 @@ def supported(name, problem):
     """Whether an engine says that it has an answer to a problem."""
     student = problem.student
     if isinstance(problem.teacher, kd.CategoricalTeacher) or name == "categorical":
-        own = ("closed_form", "categorical") if isinstance(student, kd.TabularStudent) else ("networks",)
+        own = ("closed_form", "categorical") if not isinstance(student, kd.NetworkStudent) else ("networks",)
         return isinstance(problem.teacher, kd.CategoricalTeacher) and name in own
     if isinstance(student, kd.NetworkStudent):
         return name in ("networks", "linear_response") or (name == "wide_network" and student.parameterization == "ntk")

@@ -34,7 +34,7 @@ from kdstats.prediction.closed_form.resampling import (
     warn_outside_regime,
 )
 from kdstats.prediction.closed_form.tabular import tabular_components
-from kdstats.problem.categorical import TabularStudent
+from kdstats.problem.categorical import DirichletStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_flag
@@ -77,12 +77,12 @@ class ClosedForm:
 
 
 def predict(problem: DistillationProblem, *, rng: object = None, covariance: bool = False) -> VarianceComponents:
-    """Predict the variance components of linear and tabular students in closed form.
+    """Predict the variance components of linear, tabular and Dirichlet students in closed form.
 
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.LinearStudent` or a :class:`~kdstats.TabularStudent`.
+        With a :class:`~kdstats.LinearStudent`, :class:`~kdstats.TabularStudent` or :class:`~kdstats.DirichletStudent`.
     rng : object, optional
         Accepted as by every engine, and not used: nothing is random here.
     covariance : bool, default False
@@ -114,7 +114,7 @@ def predict(problem: DistillationProblem, *, rng: object = None, covariance: boo
     """
     started = time.perf_counter()
     as_flag("covariance", covariance)
-    if isinstance(problem.student, TabularStudent):
+    if isinstance(problem.student, (TabularStudent, DirichletStudent)):
         return tabular_components(problem, covariance=covariance)
     answer = closed_form(problem)
     attrs = {
@@ -142,8 +142,8 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
     student = problem.student
     if not isinstance(student, LinearStudent):
         raise UnsupportedProblemError(
-            f"the closed form covers a LinearStudent or a TabularStudent; got a {type(student).__name__} "
-            "(`kdstats.observe` trains it)"
+            "the closed form covers a LinearStudent, TabularStudent or DirichletStudent; got a "
+            f"{type(student).__name__} (`kdstats.observe` trains it)"
         )
     with one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):
         return _closed_form(problem, student)

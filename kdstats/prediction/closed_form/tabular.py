@@ -11,11 +11,17 @@ the second because an output of a random student is class c with probability :ma
 difference. Without pseudo-counts total is :math:`p_c(1-p_c)` for every k, so that distillation moves
 variance between students and never makes any: summed over classes, :math:`G/k` lies between students and
 :math:`(1-1/k)G` within, with the teacher's Gini index G.
+
+A Dirichlet student with prior a answers with the same probabilities :math:`\hat p`. Under its posterior, of
+concentration :math:`k + A`, the probability :math:`\theta_c` of a class has variance
+:math:`\hat p_c(1-\hat p_c)/(k+A+1)`, the parameter part of its own variance, and
+:math:`E\,\theta_c(1-\theta_c)=\hat p_c(1-\hat p_c)(k+A)/(k+A+1)` is left as noise.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -23,7 +29,7 @@ from numpy.typing import NDArray
 
 from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
-from kdstats.problem.categorical import TabularStudent
+from kdstats.problem.categorical import DirichletStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 
 __all__ = ["tabular_components"]
@@ -32,7 +38,7 @@ FloatArray = NDArray[np.float64]
 
 
 def tabular_components(problem: DistillationProblem, *, covariance: bool = False) -> VarianceComponents:
-    """Predict the variance components of a :class:`~kdstats.TabularStudent`, exactly.
+    """Predict the variance components of a :class:`~kdstats.TabularStudent` or a Dirichlet one, exactly.
 
     Parameters
     ----------
@@ -44,11 +50,12 @@ def tabular_components(problem: DistillationProblem, *, covariance: bool = False
     Returns
     -------
     VarianceComponents
-        Points are the inputs, outputs the classes. The sum over outputs is in units of the Gini index.
+        Points are the inputs, outputs the classes. The sum over outputs is in units of the Gini index. A
+        :class:`~kdstats.DirichletStudent` has ``intra_parts``.
     """
     started = time.perf_counter()
     student, teacher, design = problem.student, problem.categorical_teacher, problem.design
-    assert isinstance(student, TabularStudent)
+    assert isinstance(student, (TabularStudent, DirichletStudent))
     p, k = teacher.probabilities, design.n_responses
     counts = student.pseudo_counts(teacher.n_outputs)
     weight = k + counts.sum()
@@ -66,7 +73,7 @@ def tabular_components(problem: DistillationProblem, *, covariance: bool = False
             coords={"output": list(teacher.output_labels), "point": labels, "point_other": labels},
             name="inter_student_covariance",
         )
-    return VarianceComponents.from_arrays(
+    answer = VarianceComponents.from_arrays(
         inter_student=inter,
         intra_student=np.maximum(intra, 0.0),  # k = 1 without pseudo-counts is 0 up to rounding
         point_labels=problem.point_labels,
@@ -82,6 +89,11 @@ def tabular_components(problem: DistillationProblem, *, covariance: bool = False
             "wall_time": time.perf_counter() - started,
         },
     )
+    if not isinstance(student, DirichletStudent) or "student_output" not in design.sources:
+        return answer
+    whole = answer.intra_student
+    parts = {"parameter": whole / (weight + 1.0), "noise": whole * (weight / (weight + 1.0))}
+    return replace(answer, intra_parts=xr.Dataset(parts))
 
 
 def _effective_rank(p: FloatArray, factor: float) -> float:
