@@ -28,6 +28,7 @@ _HOMES = {
     "GaussianTeacher": "kdstats.problem",
     "GradientDescent": "kdstats.problem",
     "Laplace": "kdstats.sampling",
+    "HallucinationRisk": "kdstats.prediction.closed_form.hallucination",
     "LinearStudent": "kdstats.problem",
     "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
@@ -50,6 +51,7 @@ _HOMES = {
     "decompose_classes": "kdstats.observation.classes",
     "decompose_sources": "kdstats.observation.crossed",
     "estimate_components": "kdstats.components.estimation",
+    "hallucination_risk": "kdstats.prediction.closed_form.hallucination",
     "homogeneity_test": "kdstats.hypotest",
     "mse_distribution": "kdstats.prediction.closed_form",
     "mse_test": "kdstats.hypotest",
@@ -106,6 +108,10 @@ if TYPE_CHECKING:
     from kdstats.prediction.bayes import sample_students as sample_students
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.closed_form.classes import predict_classes as predict_classes
+    from kdstats.prediction.closed_form.hallucination import (
+        HallucinationRisk as HallucinationRisk,
+        hallucination_risk as hallucination_risk,
+    )
     from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,

@@ -23,6 +23,7 @@ PAGES = (
     "how-to/predict.md",
     "how-to/predict-a-network.md",
     "how-to/report.md",
+    "how-to/sampled-answers.md",
     "how-to/weight-honestly.md",
     "how-to/which-source.md",
 )
