@@ -27,12 +27,16 @@ _HOMES = {
     "Gamma": "kdstats.sampling",
     "GaussianTeacher": "kdstats.problem",
     "GradientDescent": "kdstats.problem",
+    "LanguageSampling": "kdstats.problem",
+    "LanguageStudent": "kdstats.problem",
+    "LanguageTeacher": "kdstats.problem",
     "Laplace": "kdstats.sampling",
     "HallucinationRisk": "kdstats.prediction.closed_form.hallucination",
     "LinearStudent": "kdstats.problem",
     "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
     "Plan": "kdstats.planning",
+    "ResponseStore": "kdstats.observation.language.store",
     "Seeds": "kdstats.streams",
     "SequentialRatioTest": "kdstats.hypotest",
     "SequentialTest": "kdstats.hypotest",
@@ -66,6 +70,7 @@ _HOMES = {
     "predictive_calibration": "kdstats.prediction.conjugate",
     "rate_test": "kdstats.hypotest",
     "ratio_test": "kdstats.hypotest",
+    "sample_responses": "kdstats.observation.language.responses",
     "sample_students": "kdstats.prediction.bayes",
     "sequential_ratio_test": "kdstats.hypotest",
     "sequential_test": "kdstats.hypotest",
@@ -103,6 +108,8 @@ if TYPE_CHECKING:
     )
     from kdstats.observation.classes import decompose_classes as decompose_classes
     from kdstats.observation.crossed import decompose_sources as decompose_sources
+    from kdstats.observation.language.responses import sample_responses as sample_responses
+    from kdstats.observation.language.store import ResponseStore as ResponseStore
     from kdstats.observation.table import decompose as decompose
     from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students
@@ -128,6 +135,9 @@ if TYPE_CHECKING:
         EarlyStopping as EarlyStopping,
         GaussianTeacher as GaussianTeacher,
         GradientDescent as GradientDescent,
+        LanguageSampling as LanguageSampling,
+        LanguageStudent as LanguageStudent,
+        LanguageTeacher as LanguageTeacher,
         LinearStudent as LinearStudent,
         NetworkStudent as NetworkStudent,
         TabularStudent as TabularStudent,

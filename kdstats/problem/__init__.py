@@ -3,6 +3,7 @@
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
+from kdstats.problem.language import LanguageSampling, LanguageStudent, LanguageTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -19,6 +20,9 @@ __all__ = [
     "EarlyStopping",
     "GaussianTeacher",
     "GradientDescent",
+    "LanguageSampling",
+    "LanguageStudent",
+    "LanguageTeacher",
     "LinearStudent",
     "NetworkStudent",
     "TabularStudent",

@@ -1,0 +1,1 @@
+"""Language models as teachers and students; the only room with transformers."""
