@@ -7,10 +7,10 @@ OUT ?= out/demo
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs bench clean
+.PHONY: help setup demo test test-all lint docs bench language-models clean
 
 help: ## Show the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the pinned libraries
 
@@ -43,6 +43,9 @@ docs: $(READY) ## HTML documentation in docs/_build
 
 bench: $(READY) ## Ratios measured side by side
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+language-models: $(READY) ## A small real language model, an embedder and questions, into .venv
+	$(BIN)/kdstats language fetch
 
 clean: ## Remove .venv and generated files
 	rm -rf $(VENV) out docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from kdstats.cli.language import language
 from kdstats.errors import KdstatsError, KdstatsWarning, invalid
 
 __all__ = ["application", "run"]
@@ -74,6 +75,7 @@ application = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Predict, observe and test how much distilled students vary.",
 )
+application.add_typer(language)
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="Study file (TOML).", show_default=False)]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Your own table, in place of a study file.")]
@@ -127,7 +129,11 @@ def _usage_error(error: Exception) -> int:
 
 def _how_to_go_on(arguments: list[str]) -> str:
     """Studies keep their finished parts; the other commands write at their end."""
-    kept = arguments[:1] in (["demo"], ["report"]) or {"--until-decided", "--out"} <= set(arguments)
+    kept = (
+        arguments[:1] in (["demo"], ["report"])
+        or arguments[:2] == ["language", "sample"]
+        or {"--until-decided", "--out"} <= set(arguments)
+    )
     if not kept:
         return ""
     return f"; finished parts are kept, go on with: kdstats {shlex.join(arguments)}"

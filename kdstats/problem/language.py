@@ -113,8 +113,8 @@ class LanguageStudent:
         ``"soft"``: at each token of the answer, the teacher's whole next-token law (at its temperature, ``top_k`` and
         ``top_p``) in place of the sampled token, the limit of many sampled tokens.
     perturbation_sd : float, optional
-        What the source ``student_initialization`` does. Default: each student draws its own adapters (students of method
-        ``"full"`` then all start the same). With a number s, each weight w also starts as w(1+e), e ~ N(0, s²).
+        What the source ``student_initialization`` does. Default: each student draws its own adapters (students of
+        method ``"full"`` then all start the same). With a number s, each weight w also starts as w(1+e), e ~ N(0, s²).
     prompt_format, system, dtype
         As in :class:`LanguageTeacher`. With ``"bfloat16"``, what is trained stays float32.
     """

@@ -162,7 +162,7 @@ def load_language_model(source: str | Path, *, dtype: str = "float32") -> Langua
             ) from None
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(requires_grad=False)
     return LanguageModel(model=model, tokenizer=tokenizer, name=name, fingerprint=fingerprint(model, tokenizer))
 
 

@@ -1,6 +1,7 @@
 """Real language models and questions that come in Python packages: where they are, and whether they are what they say.
 
-The packages are read as data: their files are found where the import system would look, and nothing of them is imported.
+The packages are read as data: their files are found where the import system would look, and nothing of them is
+imported.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def fetch(names: Sequence[str] = tuple(PARTS), *, cache: Path | None = None) -> 
     Returns
     -------
     dict
-        Name to path: of the teacher the folder that :func:`load_language_model` takes, of the embedder its folder, of the
-        questions the file.
+        Name to path: of the teacher the folder that :func:`load_language_model` takes, of the embedder its folder, of
+        the questions the file.
 
     Raises
     ------

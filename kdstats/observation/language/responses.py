@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdstats.errors import invalid
+from kdstats.errors import DataError, invalid
 from kdstats.observation.language.models import LanguageModel, load_language_model
 from kdstats.observation.language.sampling import answer_uniforms, generate
 from kdstats.observation.language.store import COLUMNS, ResponseStore, response_key
@@ -19,7 +19,7 @@ from kdstats.streams import Seeds, as_seeds
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_prompts", "sample_answers", "sample_responses"]
+__all__ = ["as_prompts", "read_prompts", "sample_answers", "sample_responses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,10 @@ def sample_responses(
 
     Notes
     -----
-    Each answer has a random stream of its own, addressed by its prompt and number. Batches of other sizes sum in another
-    order, which moves probabilities by about 1e-7 (float32) and now and then a token with them. The batches are the same
-    however much of them is in the store, so that an interrupted run ends with the answers of an uninterrupted one.
+    Each answer has a random stream of its own, addressed by its prompt and number. Batches of other sizes sum in
+    another order, which moves probabilities by about 1e-7 (float32) and now and then a token with them. The batches are
+    the same however much of them is in the store, so that an interrupted run ends with the answers of an uninterrupted
+    one.
     """
     if not isinstance(teacher, LanguageTeacher):
         raise invalid("teacher", "be a LanguageTeacher", teacher)
@@ -181,6 +182,31 @@ def as_prompts(prompts: Any) -> dict[str, str]:
             raise invalid("prompts", "be all different", f"{prompt!r} at {seen[prompt]} and {name}")
         seen[prompt] = name
     return named
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """Return the prompts of a file by name: one a line, or a table with ``prompt`` and maybe ``prompt_id``.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or has no column ``prompt``.
+    """
+    import pandas as pd
+
+    try:
+        if path.suffix in (".csv", ".jsonl", ".ndjson"):
+            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_json(path, lines=True, dtype=False)
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            frame = pd.DataFrame({"prompt": [line for line in lines if line.strip()]})
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise invalid("prompts", "be a file that can be read", f"{str(path)!r} ({reason})", DataError) from None
+    if "prompt" not in frame.columns:
+        raise invalid("prompts", "have a column 'prompt'", ", ".join(map(str, frame.columns)) or "none", DataError)
+    names = frame["prompt_id"] if "prompt_id" in frame.columns else range(len(frame))
+    return as_prompts({str(name): prompt for name, prompt in zip(names, frame["prompt"], strict=True)})
 
 
 def _sample_batch(

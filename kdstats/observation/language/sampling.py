@@ -1,11 +1,11 @@
 """Answers sampled from a language model in batches, each prompt computed once for all its answers.
 
-A batch of prompts, padded on the left, goes through the model once; its key-value cache is repeated for the answers of each
-prompt, and they go on together, one token at a time, until all have ended. Rows that ended leave the batch. Each answer
-has a random stream of its own, addressed by its prompt and number, and a token is where the stream's next uniform
-number falls in the cumulated probabilities. So an answer does not depend on which others are in its batch, except
-through rounding: sums in another order move probabilities by about 1e-7 (float32), which changes a token in about as
-many draws.
+A batch of prompts, padded on the left, goes through the model once; its key-value cache is repeated for the answers of
+each prompt, and they go on together, one token at a time, until all have ended. Rows that ended leave the batch. Each
+answer has a random stream of its own, addressed by its prompt and number, and a token is where the stream's next
+uniform number falls in the cumulated probabilities. So an answer does not depend on which others are in its batch,
+except through rounding: sums in another order move probabilities by about 1e-7 (float32), which changes a token in
+about as many draws.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def generate(
     with torch.inference_mode():
         rows = _generate_rows(loaded, prompts, counts, np.concatenate([np.stack(rows) for rows in uniforms]), sampling)
     edges = np.cumsum([0, *counts])
-    return [rows[first:last] for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    return [rows[first:last] for first, last in pairwise(edges)]
 
 
 def _generate_rows(

@@ -1,8 +1,8 @@
 """Answers of one model on disk: what has been sampled is never sampled again.
 
-A store is a folder of Parquet files that are only ever added, each written whole or not at all, beside ``store.json``, which
-says whose answers they are. An answer is addressed by a key, the SHA-256 of model, prompt, sampling settings and seed, and
-by its number under that key.
+A store is a folder of Parquet files that are only ever added, each written whole or not at all, beside ``store.json``,
+which says whose answers they are. An answer is addressed by a key, the SHA-256 of model, prompt, sampling settings and
+seed, and by its number under that key.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ class ResponseStore:
             raise DataError(
                 f"`store` must have files that can be read; got {path.name} ({reason}): delete it"
             ) from None
-        return table.to_pandas(types_mapper=_types(pa))
+        frame: pd.DataFrame = table.to_pandas(types_mapper=_types(pa))
+        return frame
 
 
 def read_responses(source: Any) -> pd.DataFrame:
@@ -237,7 +238,7 @@ def read_responses(source: Any) -> pd.DataFrame:
         path = Path(source)
         try:
             if path.suffix in (".jsonl", ".ndjson", ".json"):
-                source = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+                source = pd.read_json(path, lines=True, dtype=False)
             elif path.suffix == ".parquet":
                 source = _arrow()[1].read_table(path).to_pandas()
             else:

@@ -20,8 +20,8 @@ def sample(tiny, loaded, *, n_responses=6, rng=3, batch_size=64, prompts=PROMPTS
 def test_the_table_has_the_agreed_columns(tiny, loaded):
     table = sample(tiny, loaded)
     assert list(table.columns) == [
-        "prompt_id", "prompt", "response_index", "response", "token_ids", "ended", "model", "temperature", "top_k", "top_p",
-        "max_new_tokens", "seed", "source", "student", "logprob",
+        "prompt_id", "prompt", "response_index", "response", "token_ids", "ended", "model", "temperature", "top_k",
+        "top_p", "max_new_tokens", "seed", "source", "student", "logprob",
     ]  # fmt: skip
     assert table["prompt"].tolist() == [prompt for prompt in PROMPTS for _ in range(6)]
     assert table["response_index"].tolist() == list(range(6)) * 4
