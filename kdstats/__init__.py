@@ -38,6 +38,8 @@ _HOMES = {
     "Plan": "kdstats.planning",
     "ResponseStore": "kdstats.observation.language.store",
     "Seeds": "kdstats.streams",
+    "SequencePrediction": "kdstats.prediction.sequences",
+    "SequenceTeacher": "kdstats.problem",
     "SequentialRatioTest": "kdstats.hypotest",
     "SequentialTest": "kdstats.hypotest",
     "SourceComponents": "kdstats.components.sources",
@@ -67,6 +69,7 @@ _HOMES = {
     "predict": "kdstats.engine",
     "predict_classes": "kdstats.prediction.closed_form.classes",
     "predict_grid": "kdstats.prediction.closed_form",
+    "predict_sequences": "kdstats.prediction.sequences",
     "predictive_calibration": "kdstats.prediction.conjugate",
     "rate_test": "kdstats.hypotest",
     "ratio_test": "kdstats.hypotest",
@@ -124,6 +127,10 @@ if TYPE_CHECKING:
         NetworkResponse as NetworkResponse,
         network_response as network_response,
     )
+    from kdstats.prediction.sequences import (
+        SequencePrediction as SequencePrediction,
+        predict_sequences as predict_sequences,
+    )
     from kdstats.prediction.weighting import WeightingGains as WeightingGains, weighting_gains as weighting_gains
     from kdstats.problem import (
         BayesianLinearStudent as BayesianLinearStudent,
@@ -140,6 +147,7 @@ if TYPE_CHECKING:
         LanguageTeacher as LanguageTeacher,
         LinearStudent as LinearStudent,
         NetworkStudent as NetworkStudent,
+        SequenceTeacher as SequenceTeacher,
         TabularStudent as TabularStudent,
         VarianceWeighting as VarianceWeighting,
         catalog as catalog,

@@ -4,6 +4,7 @@ from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.language import LanguageSampling, LanguageStudent, LanguageTeacher
+from kdstats.problem.sequences import SequenceTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -25,6 +26,7 @@ __all__ = [
     "LanguageTeacher",
     "LinearStudent",
     "NetworkStudent",
+    "SequenceTeacher",
     "TabularStudent",
     "VarianceWeighting",
 ]
