@@ -36,6 +36,7 @@ _HOMES = {
     "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
     "Plan": "kdstats.planning",
+    "ResponseComponents": "kdstats.components.responses",
     "ResponseStore": "kdstats.observation.language.store",
     "Seeds": "kdstats.streams",
     "SequencePrediction": "kdstats.prediction.sequences",
@@ -55,6 +56,7 @@ _HOMES = {
     "equivalence_test": "kdstats.hypotest",
     "decompose": "kdstats.observation.table",
     "decompose_classes": "kdstats.observation.classes",
+    "decompose_responses": "kdstats.observation.responses.decomposition",
     "decompose_sources": "kdstats.observation.crossed",
     "estimate_components": "kdstats.components.estimation",
     "hallucination_risk": "kdstats.prediction.closed_form.hallucination",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from kdstats.components.class_prediction import ClassPrediction as ClassPrediction
     from kdstats.components.classes import ClassComponents as ClassComponents
     from kdstats.components.estimation import estimate_components as estimate_components
+    from kdstats.components.responses import ResponseComponents as ResponseComponents
     from kdstats.components.result import VarianceComponents as VarianceComponents
     from kdstats.components.sources import SourceComponents as SourceComponents
     from kdstats.engine import observe as observe, predict as predict
@@ -113,6 +116,7 @@ if TYPE_CHECKING:
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.language.responses import sample_responses as sample_responses
     from kdstats.observation.language.store import ResponseStore as ResponseStore
+    from kdstats.observation.responses.decomposition import decompose_responses as decompose_responses
     from kdstats.observation.table import decompose as decompose
     from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students

@@ -398,6 +398,42 @@ def decompose_classes(
     typer.echo(text)
 
 
+@application.command("decompose-responses")
+def decompose_responses(
+    table: Annotated[
+        Path,
+        typer.Argument(help="JSON lines, CSV or Parquet with prompt_id, response and student (none: the teacher)."),
+    ],
+    *,
+    references: Annotated[Path | None, typer.Option(help="File with prompt_id and reference.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Vectors of the rows, saved by numpy.save.")] = None,
+    similarity: Annotated[float, typer.Option(help="Average cosine of answers of one meaning.")] = 0.75,
+    bulk: Annotated[float, typer.Option(help="Share of the teacher's answers that makes a cluster its bulk.")] = 0.2,
+    fuzzy_threshold: Annotated[float, typer.Option(help="Similarity of a misspelt reference.")] = 0.85,
+    allow_duplicates: Annotated[bool, typer.Option("--allow-duplicates", help="Accept students that copy others.")] = (
+        False
+    ),
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how the text answers of students vary, err and agree, with intervals over students and prompts."""
+    from kdstats.cli.responses import decompose_response_file
+
+    _prepare(out)
+    text = decompose_response_file(
+        table,
+        references=references,
+        embeddings=embeddings,
+        similarity=similarity,
+        bulk=bulk,
+        fuzzy_threshold=fuzzy_threshold,
+        allow_duplicates=allow_duplicates,
+        out=out,
+        as_json=as_json,
+    )
+    typer.echo(text)
+
+
 @application.command()
 def plan(
     study: StudyFile = None,

@@ -24,6 +24,7 @@ PAGES = (
     "how-to/predict-a-network.md",
     "how-to/report.md",
     "how-to/sampled-answers.md",
+    "how-to/text-answers.md",
     "how-to/weight-honestly.md",
     "how-to/which-source.md",
 )

@@ -1,0 +1,224 @@
+"""Tables of text answers to measures: against brute force, identities, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import kdstats as kd
+from kdstats.errors import ComparisonError, DataError, DuplicateStudentsError, EstimationError
+
+WORDS = ["paris", "london", "rome", "oslo town", "lima"]
+VECTORS = dict(zip(WORDS, np.random.default_rng(0).normal(size=(5, 4)), strict=True))
+
+
+def embed(texts):
+    return np.array([VECTORS[text.lower()] for text in texts])
+
+
+def answers(*, students=4, prompts=6, responses=3, teacher=10, seed=1, **columns):
+    rng = np.random.default_rng(seed)
+    law = rng.dirichlet(np.ones(5), size=prompts)
+    rows = [
+        {"student": s, "prompt_id": f"q{i}", "response_index": j, "response": WORDS[rng.choice(5, p=p)], **columns}
+        for s in range(students)
+        for i, own in enumerate(law)
+        for p in [rng.dirichlet(own * 3 + 1e-3)]
+        for j in range(responses)
+    ]
+    rows += [
+        {"student": None, "prompt_id": f"q{i}", "response_index": j, "response": WORDS[rng.choice(5, p=p)], **columns}
+        for i, p in enumerate(law)
+        for j in range(teacher)
+    ]
+    return pd.DataFrame(rows)
+
+
+REFERENCES = {f"q{i}": WORDS[i % 5] for i in range(6)}
+
+
+def test_error_splits_exactly_and_parts_are_pair_products():
+    table = answers()
+    found = kd.decompose_responses(table, embeddings=embed, references=REFERENCES)
+    value = {name: found.mean(name).estimate for name in found.measures}
+    parts = value["systematic_error"] + value["idiosyncratic_error"] + value["embedding_intra"]
+    assert value["squared_error"] == pytest.approx(parts, abs=1e-12)
+    assert value["idiosyncratic_error"] == pytest.approx(value["embedding_inter"], abs=1e-12)
+    assert value["embedding_total"] == pytest.approx(value["embedding_inter"] + value["embedding_intra"], abs=1e-12)
+    unit = {word: vector / np.linalg.norm(vector) for word, vector in VECTORS.items()}
+    products = []
+    for prompt, rows in table[table["student"].notna()].groupby("prompt_id"):
+        errors = rows["response"].map(lambda word: unit[word]) - rows["response"].map(
+            lambda _, prompt=prompt: unit[REFERENCES[prompt]]
+        )
+        products += [
+            a @ b
+            for i, a in enumerate(errors)
+            for j, b in enumerate(errors)
+            if rows["student"].iloc[i] != rows["student"].iloc[j]
+        ]
+    assert value["systematic_error"] == pytest.approx(np.mean(products), abs=1e-12)
+
+
+def test_embedding_variance_is_that_of_decompose():
+    table = answers()
+    found = kd.decompose_responses(table, embeddings=embed)
+    own = table[table["student"].notna()].rename(columns={"response_index": "replicate", "prompt_id": "point"})
+    unit = embed(own["response"])
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    own = own[["student", "replicate", "point"]].assign(**{f"value_{i}": unit[:, i] for i in range(4)})
+    with pytest.warns(kd.errors.NegativeComponentWarning):
+        usual = kd.decompose(own, allow_duplicates=True)
+    for name in ("inter", "intra", "total"):
+        expected = usual.estimate["total" if name == "total" else f"{name}_student"].sum("output").mean()
+        assert found.mean(f"embedding_{name}").estimate == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_texts_and_clusters_are_those_of_decompose_classes():
+    table = answers(responses=5)
+    found = kd.decompose_responses(table, embeddings=embed, similarity=0.999)
+    own = table[table["student"].notna()].rename(columns={"response_index": "replicate", "prompt_id": "point"})
+    with pytest.warns((kd.errors.ApproximationWarning, kd.errors.NegativeComponentWarning)):
+        usual = kd.decompose_classes(own, "labels", label="response").average()
+    names = {
+        "text_inter": "inter_student",
+        "text_total": "total",
+        "gini_intra": "intra_student",
+        "semantic_entropy": "expected_entropy",
+        "mutual_information": "mutual_information",
+    }
+    for name, theirs in names.items():
+        assert found.mean(name).estimate == pytest.approx(usual.estimate.sel(component=theirs).item(), abs=1e-12)
+
+
+def test_a_hallucination_is_neither_right_nor_usual():
+    table = answers(students=3, prompts=2, responses=2, teacher=0)
+    table["response"] = ["paris", "rome", "rome", "oslo town"] * 3
+    taught = pd.DataFrame(
+        {
+            "student": None,
+            "prompt_id": ["q0"] * 5 + ["q1"] * 5,
+            "response_index": [*range(5)] * 2,
+            "response": ["rome"] * 4 + ["lima"] + ["london"] * 5,
+        }
+    )
+    found = kd.decompose_responses(
+        pd.concat([table, taught]),
+        embeddings=embed,
+        references={"q0": "Paris", "q1": ["Lima", "Rome"]},
+        similarity=0.9,
+        bulk=0.5,
+        allow_duplicates=True,
+    )
+    value = found.by_prompt()
+    assert value["fuzzy_match"].tolist() == [0.5, 0.5]
+    assert value["off_bulk"].tolist() == [0.5, 1.0]  # rome is the bulk of q0
+    assert value["hallucination"].tolist() == [0.0, 0.5]  # paris is right in q0, oslo is neither in q1
+    assert value["shared_hallucination"].tolist() == [0.0, 0.25]
+    assert value["shared_wrong"].tolist() == [0.25, 0.25]
+    assert value["teacher_match"].tolist() == [0.0, 0.0]
+
+
+def test_greedy_students_have_no_variance_of_their_own():
+    table = answers(responses=1, temperature=0.0)
+    found = kd.decompose_responses(table, embeddings=embed)
+    assert found.mean("embedding_intra").estimate == 0.0
+    assert found.mean("gini_intra").estimate == 0.0
+    assert found.mean("embedding_inter").estimate == pytest.approx(found.mean("embedding_total").estimate)
+    sampled = kd.decompose_responses(answers(responses=1, temperature=1.0), embeddings=embed)
+    assert np.isnan(sampled.mean("embedding_intra").estimate)
+    assert np.isfinite(sampled.mean("embedding_total").estimate)
+
+
+def test_rows_in_any_order_and_an_array_of_vectors():
+    table = answers()
+    shuffled = table.sample(frac=1.0, random_state=3)
+    one = kd.decompose_responses(table, embeddings=embed, references=REFERENCES).to_dataframe()
+    other = kd.decompose_responses(
+        shuffled,
+        embeddings=embed(shuffled["response"]),
+        references=REFERENCES,
+        reference_embeddings={prompt: VECTORS[word] for prompt, word in REFERENCES.items()},
+    ).to_dataframe()
+    pd.testing.assert_frame_equal(one, other.loc[one.index])
+
+
+def test_difference_and_ratio_pair_prompts():
+    one, other = (
+        kd.decompose_responses(answers(students=5, seed=seed), embeddings=embed, references=REFERENCES)
+        for seed in (1, 2)
+    )
+    change = one.difference(other)
+    assert change["estimate"]["words"] == pytest.approx(one.mean("words").estimate - other.mean("words").estimate)
+    ratio = one.difference(other, relative=True).loc["embedding_total"]
+    assert ratio["estimate"] == pytest.approx(
+        one.mean("embedding_total").estimate / other.mean("embedding_total").estimate
+    )
+    assert ratio["lower"] < ratio["estimate"] < ratio["upper"]
+    fewer = kd.decompose_responses(answers(prompts=5), embeddings=embed)
+    with pytest.raises(ComparisonError, match="q5"):
+        one.difference(fewer)
+
+
+def test_summary_says_what_was_measured():
+    text = kd.decompose_responses(answers(ended=True), embeddings=embed, references=REFERENCES).summary()
+    assert "Students: 4, prompts: 6, answers of a student to a prompt: 3, of the teacher: 10" in text
+    assert "systematic_error" in text
+    assert "No entailment is tested" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_without_embeddings_texts_alone():
+    found = kd.decompose_responses(answers(), references=REFERENCES)
+    assert "fuzzy_match" in found.measures
+    assert not {"embedding_inter", "hallucination", "gini_total"} & set(found.measures)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda t: t.drop(columns="response"), DataError, "response"),
+        (lambda t: t.assign(response=None), DataError, "text in every row"),
+        (lambda t: t[t["student"].isna()], DataError, "rows of the teacher alone"),
+        (lambda t: t[(t["student"] != 1) | (t["prompt_id"] != "q2")], DataError, "student 1.* to prompt 'q2'"),
+        (lambda t: t[t["student"].isna() | (t["student"] == 1)], EstimationError, "2 students.*got 1"),
+        (lambda t: t[t["prompt_id"] == "q1"], EstimationError, "2 prompts.*got 1"),
+        (lambda t: t.assign(source="parrot"), DataError, "parrot"),
+        (lambda t: t.assign(response_index=0), DataError, "one number twice"),
+        (lambda t: t[t["student"].notna() | (t["response_index"] < 4)], DataError, "at least 5 answers of the teacher"),
+        (lambda t: [1, 2], DataError, "DataFrame"),
+    ],
+)
+def test_bad_tables(change, error, message):
+    with pytest.raises(error, match=message):
+        kd.decompose_responses(change(answers()), embeddings=embed, references=REFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"references": {"q0": "paris"}}, "every prompt"),
+        ({"references": dict.fromkeys(REFERENCES, "")}, "a text, or a list"),
+        ({"references": ["paris"]}, "map prompts"),
+        ({"embeddings": np.ones((3, 4))}, "one row for each"),
+        ({"embeddings": lambda texts: np.ones((1, 4))}, "one row for each"),
+        ({"embeddings": None, "reference_embeddings": {}}, "go with"),
+        ({"reference_embeddings": dict.fromkeys(REFERENCES, np.ones(3))}, "4 columns"),
+        ({"bulk": 1.5}, "less than 1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises((DataError, kd.errors.ProblemError), match=message):
+        kd.decompose_responses(answers(), **{"embeddings": embed, "references": REFERENCES} | options)
+
+
+def test_copied_students_are_refused():
+    table = answers(students=3, prompts=12)
+    copied = table[table["student"] == 0].assign(student=2.0)
+    table = pd.concat([table[table["student"] != 2], copied])
+    with pytest.raises(DuplicateStudentsError, match=r"students 0.* and 2"):
+        kd.decompose_responses(table)
+    assert kd.decompose_responses(table, allow_duplicates=True).mean("text_inter").estimate < 1
+    alike = answers(students=4).assign(response="paris")
+    assert kd.decompose_responses(alike).mean("text_total").estimate == 0.0
