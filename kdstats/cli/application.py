@@ -434,6 +434,54 @@ def decompose_responses(
     typer.echo(text)
 
 
+@application.command("predict-classes")
+def predict_classes(
+    table: Annotated[Path, typer.Argument(help="CSV with a row per prompt and a column of probabilities per answer.")],
+    *,
+    classes: Annotated[
+        str | None, typer.Option(help="Columns of probabilities, as a,b,c or a pattern. Default: all but point.")
+    ] = None,
+    n_responses: Annotated[
+        str, typer.Option("--n-responses", "-k", help="Answers sampled for each prompt, as 5 or 1,5,20.")
+    ] = "1",
+    response_correlation: Annotated[float, typer.Option(help="Between answers to one prompt.")] = 0.0,
+    pseudo_count: Annotated[float | None, typer.Option(help="Students that smooth, by this much per answer.")] = None,
+    prior_count: Annotated[float | None, typer.Option(help="Bayesian students with this Dirichlet prior.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sample at this temperature.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest answers.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest answers of this mass.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Risk that a student prefers an answer less probable than this.")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Unit of entropy: nats or bits.")] = "nats",
+    seed: Annotated[int, typer.Option(help="Of what is simulated, if anything is.")] = 1,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Predict entropies, missing mass and agreement of students that learn sampled answers by heart."""
+    from kdstats.cli.class_prediction import predict_class_table
+    from kdstats.cli.tables import read_long_table
+
+    _prepare(out)
+    text = predict_class_table(
+        read_long_table(table),
+        classes=classes,
+        n_responses=n_responses,
+        response_correlation=response_correlation,
+        pseudo_count=pseudo_count,
+        prior_count=prior_count,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        threshold=threshold,
+        unit=unit,
+        seed=seed,
+        out=out,
+        as_json=as_json,
+    )
+    typer.echo(text)
+
+
 @application.command()
 def plan(
     study: StudyFile = None,
