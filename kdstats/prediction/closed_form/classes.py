@@ -109,23 +109,18 @@ def predict_classes(
     weight = problem.design.n_responses + pseudo.sum()
     mean = (problem.design.n_responses * teacher.probabilities + pseudo) / weight
 
-    def expected(function: Any) -> FloatArray:
-        """Expect a function of each count plus its pseudo-count, given as probability, shape (n, C)."""
-        return law.expected(lambda counts: function((counts + pseudo[:, None]) / weight))
-
-    entropy = expected(entr).sum(axis=1)
-    information = np.zeros_like(entropy)
-    inter = np.zeros_like(entropy)
+    expected = _expectations(law, pseudo, weight)
+    entropy = expected["entropy"].sum(axis=1)
+    information, inter = np.zeros_like(entropy), np.zeros_like(entropy)
     if law.is_sampled:
         logs = np.log(np.where(mean > 0.0, mean, 1.0))
-        information = (expected(lambda q: -entr(q)) - expected(lambda q: q) * logs).sum(axis=1)
-        square = expected(np.square)
-        inter = (square - mean**2).sum(axis=1)
-    intra = expected(lambda q: q * (1.0 - q)).sum(axis=1)
+        information = (-expected["entropy"] - expected["probability"] * logs).sum(axis=1)
+        inter = (expected["square"] - mean**2).sum(axis=1)
+    intra = expected["spread"].sum(axis=1)
     components = [inter, intra, (mean * (1.0 - mean)).sum(axis=1), information, entropy, entr(mean).sum(axis=1)]
     in_unit = np.array([1.0, 1.0, 1.0, *[1.0 / UNITS[unit]] * 3])[:, None]
     measures = _divergences(law, expected, target, pseudo, mean) | {
-        "distinct_answers": (1.0 - law.absent()).sum(axis=1) if law.is_sampled else (mean > 0.0).sum(axis=1) * 1.0,
+        "distinct_answers": (1.0 - expected["absent"]).sum(axis=1),
         "answers_agree": (mean**2).sum(axis=1),
     }
     for name in ("kl_to_teacher", "kl_from_teacher"):
@@ -141,7 +136,7 @@ def predict_classes(
         estimate=xr.DataArray(np.array(components) * in_unit, {"component": list(COMPONENTS), **where}, DIMS),
         measures=xr.Dataset({name: ("point", values) for name, values in measures.items()}, where),
         measure_errors=xr.Dataset({name: ("point", values) for name, values in errors.items()}, where),
-        parts=_parts(student, law, pseudo, weight, intra, entropy, 1.0 / UNITS[unit], where),
+        parts=_parts(student, expected["posterior"], weight, intra, entropy, 1.0 / UNITS[unit], where),
         attrs={
             "engine": "closed_form",
             "exactness": "exact but for modes, which are simulated" if is_simulated else "exact",
@@ -201,16 +196,35 @@ def count_law(problem: DistillationProblem) -> CountLaw:
     )
 
 
+def _expectations(law: CountLaw, pseudo: FloatArray, weight: float) -> dict[str, FloatArray]:
+    """Expect functions of the student's probability of each class, shapes (n, C)."""
+    counts_of = pseudo[:, None]
+
+    def of_probability(function: Any) -> Any:
+        return lambda counts: function((counts + counts_of) / weight)
+
+    return law.expectations(
+        {
+            "entropy": of_probability(entr),
+            "probability": of_probability(lambda q: q),
+            "square": of_probability(np.square),
+            "spread": of_probability(lambda q: q * (1.0 - q)),
+            "log": of_probability(lambda q: np.log(np.where(q > 0.0, q, 1.0))),
+            "absent": lambda counts: (counts == 0.0).astype(np.float64),
+            "posterior": lambda counts: (counts + counts_of) / weight * digamma(counts + counts_of + 1.0),
+        }
+    )
+
+
 def _divergences(
-    law: CountLaw, expected: Any, target: FloatArray, pseudo: FloatArray, mean: FloatArray
+    law: CountLaw, expected: dict[str, FloatArray], target: FloatArray, pseudo: FloatArray, mean: FloatArray
 ) -> dict[str, FloatArray]:
     """Return both expected divergences, the probability of an infinite one, and the missing mass."""
     says, is_bare = target > 0.0, pseudo == 0.0
     logs = np.log(np.where(says, target, 1.0))
-    to_teacher = (-expected(entr)).sum(axis=1) - (mean * logs).sum(axis=1)
+    to_teacher = -expected["entropy"].sum(axis=1) - (mean * logs).sum(axis=1)
     to_teacher = np.where(((mean > 0.0) & ~says).any(axis=1), np.inf, np.maximum(to_teacher, 0.0))
-    missing = law.absent() if law.is_sampled else (law.probabilities == 0.0).astype(np.float64)
-    unsaid = missing * is_bare
+    unsaid = expected["absent"] * is_bare
     if law.is_sampled:
         pairs = zip(law.probabilities, says & is_bare, strict=True)
         infinite = np.array(
@@ -221,8 +235,7 @@ def _divergences(
     from_teacher = np.full(len(target), np.inf)
     finite = infinite <= 0.0
     if finite.any():
-        safe = expected(lambda q: np.log(np.where(q > 0.0, q, 1.0)))
-        values = (xlogy(target, target) - target * safe).sum(axis=1)
+        values = (xlogy(target, target) - target * expected["log"]).sum(axis=1)
         from_teacher = np.where(finite, np.maximum(values, 0.0), np.inf)
     return {
         "kl_to_teacher": to_teacher,
@@ -234,8 +247,7 @@ def _divergences(
 
 def _parts(
     student: Any,
-    law: CountLaw,
-    pseudo: FloatArray,
+    posterior: FloatArray,
     weight: float,
     intra: FloatArray,
     entropy: FloatArray,
@@ -245,8 +257,7 @@ def _parts(
     """Split what one Bayesian student is unsure of into doubt about its probabilities and the rest."""
     if not isinstance(student, DirichletStudent):
         return None
-    known = law.expected(lambda counts: (counts + pseudo[:, None]) / weight * digamma(counts + pseudo[:, None] + 1.0))
-    aleatoric = digamma(weight + 1.0) - known.sum(axis=1)
+    aleatoric = digamma(weight + 1.0) - posterior.sum(axis=1)
     parts = {
         "epistemic_gini": intra / (weight + 1.0),
         "aleatoric_gini": intra * (weight / (weight + 1.0)),

@@ -7,7 +7,7 @@ Each count alone is binomial, or beta-binomial with parameters :math:`\alpha_c =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +55,20 @@ class CountLaw:
         function : callable
             Takes counts of shape (rows, C, j) and returns values of that shape; j broadcasts.
         """
+        return self.expectations({"value": function})["value"]
+
+    def expectations(self, functions: Mapping[str, Callable[[FloatArray], FloatArray]]) -> dict[str, FloatArray]:
+        """Return the expected values of several functions, by name, for one pass over the law."""
         p, k = self.probabilities, self.n_responses
         if not self.is_sampled:
-            return function(k * p[..., None])[..., 0]
-        values = function(np.broadcast_to(np.arange(k + 1.0), (1, p.shape[1], k + 1)))[0]
-        found = [np.einsum("ncj,cj->nc", masses, values) for masses in self._masses()]
-        return np.concatenate(found)
+            return {name: function(k * p[..., None])[..., 0] for name, function in functions.items()}
+        counts = np.broadcast_to(np.arange(k + 1.0), (1, p.shape[1], k + 1))
+        values = {name: function(counts)[0] for name, function in functions.items()}
+        found: dict[str, list[FloatArray]] = {name: [] for name in functions}
+        for masses in self._masses():
+            for name, value in values.items():
+                found[name].append(np.einsum("ncj,cj->nc", masses, value))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def absent(self) -> FloatArray:
         """Return the probability that a class is not among the answers, shape (n, C)."""
@@ -127,30 +135,29 @@ def some_unseen(p: FloatArray, needed: NDArray[np.bool_], *, n_responses: int, c
     rest = max(1.0 - wanted.sum(), 0.0)
     product, logs = np.zeros(n_responses + 1), 0.0
     product[0] = 1.0
-    for row, needs in [*((q, True) for q in wanted), (rest, False)]:
-        log_weights = _log_count_weights(row, n_responses, correlation)
-        if needs:
-            log_weights[0] = -np.inf
+    table = _log_count_weights(np.append(wanted, rest), n_responses, correlation)
+    table[:-1, 0] = -np.inf
+    for log_weights in table:
         top = log_weights.max()
         weights = np.exp(log_weights - top)
         product = np.convolve(product, weights[: np.flatnonzero(weights > TINY)[-1] + 1])[: n_responses + 1]
         logs += top + np.log(product.max())
         product = product / product.max()
     with np.errstate(divide="ignore"):
-        seen = np.exp(np.log(product[-1]) + logs - _log_count_weights(1.0, n_responses, correlation)[-1])
+        seen = np.exp(np.log(product[-1]) + logs - _log_count_weights(np.ones(1), n_responses, correlation)[0, -1])
     return float(np.clip(1.0 - seen, 0.0, 1.0))
 
 
-def _log_count_weights(share: float, k: int, correlation: float) -> FloatArray:
-    """Return logarithms of :func:`count_weights` of one class, scaled so that counts of all add up to about k."""
-    j = np.arange(float(k))
+def _log_count_weights(shares: FloatArray, k: int, correlation: float) -> FloatArray:
+    """Return logarithms of :func:`count_weights`, scaled so that all counts add up to about k, (len(shares), k + 1)."""
+    j, share = np.arange(float(k)), shares[:, None]
     with np.errstate(divide="ignore"):
         if correlation == 0.0:
             steps = np.log(k * share / (j + 1.0))
         else:
             total = 1.0 / correlation - 1.0
             steps = np.log(k / (total + k) * (total * share + j) / (j + 1.0))
-        return np.concatenate([[0.0], np.cumsum(steps)])
+        return np.concatenate([np.zeros((len(shares), 1)), np.cumsum(steps, axis=1)], axis=1)
 
 
 def _log_rising(start: FloatArray, k: int) -> FloatArray:

@@ -15,6 +15,7 @@ in closed form.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,7 @@ def _setting(p: FloatArray, largest: int, smallest: int, correlation: float) -> 
         active = int((reach > np.log(NEGLIGIBLE)).sum())
         if active == 0 or (m < smallest and top[m] < NEGLIGIBLE):
             continue
-        nodes, masses = np.polynomial.legendre.leggauss((largest // m + 1) // 2)
-        levels.append((m, active, 0.5 * (nodes + 1.0), 0.5 * masses))
+        levels.append((m, active, *_nodes((largest // m + 1) // 2)))
     cumulative = np.concatenate([[0.0], np.cumsum(sizes)])
     return _Setting(
         order=order,
@@ -158,6 +158,13 @@ def _setting(p: FloatArray, largest: int, smallest: int, correlation: float) -> 
         levels=levels,
         is_correlated=is_correlated,
     )
+
+
+@functools.cache
+def _nodes(count: int) -> tuple[FloatArray, FloatArray]:
+    """Return Gauss-Legendre nodes and weights on [0, 1]."""
+    nodes, masses = np.polynomial.legendre.leggauss(count)
+    return 0.5 * (nodes + 1.0), 0.5 * masses
 
 
 def _unsorted(found: FloatArray, order: NDArray[np.int64]) -> FloatArray:

@@ -87,6 +87,10 @@ def test_text_form_reads_back_the_same():
     asked = problem(teacher, kd.TabularStudent(pseudo_count=[0.1, 0.2, 0.3]), n_responses=4)
     assert kd.DistillationProblem.from_toml(asked.to_toml()).fingerprint() == asked.fingerprint()
     assert asked.with_teacher(response_correlation=0.5).fingerprint() != asked.fingerprint()
+    bayes = problem(teacher, kd.DirichletStudent(prior_count=[0.1, 0.2, 0.3]), n_responses=4)
+    assert kd.DistillationProblem.from_toml(bayes.to_toml()).fingerprint() == bayes.fingerprint()
+    assert bayes.fingerprint() != asked.fingerprint()
+    assert bayes.with_student(prior_count=1.0).fingerprint() != bayes.fingerprint()
 
 
 def test_engines_of_numbers_say_what_they_need():
