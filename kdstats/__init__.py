@@ -29,6 +29,7 @@ _HOMES = {
     "GradientDescent": "kdstats.problem",
     "LanguageSampling": "kdstats.problem",
     "LanguageStudent": "kdstats.problem",
+    "LanguageStudents": "kdstats.observation.language.students",
     "LanguageTeacher": "kdstats.problem",
     "Laplace": "kdstats.sampling",
     "HallucinationRisk": "kdstats.prediction.closed_form.hallucination",
@@ -80,6 +81,7 @@ _HOMES = {
     "sequential_ratio_test": "kdstats.hypotest",
     "sequential_test": "kdstats.hypotest",
     "student_mse": "kdstats.hypotest",
+    "train_language_students": "kdstats.observation.language.training",
     "weighting_gains": "kdstats.prediction.weighting",
 }
 _MODULES = {"catalog": "kdstats.problem.catalog", "errors": "kdstats.errors"}
@@ -116,6 +118,8 @@ if TYPE_CHECKING:
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.language.responses import sample_responses as sample_responses
     from kdstats.observation.language.store import ResponseStore as ResponseStore
+    from kdstats.observation.language.students import LanguageStudents as LanguageStudents
+    from kdstats.observation.language.training import train_language_students as train_language_students
     from kdstats.observation.responses.decomposition import decompose_responses as decompose_responses
     from kdstats.observation.table import decompose as decompose
     from kdstats.planning import Plan as Plan, plan as plan

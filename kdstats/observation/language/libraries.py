@@ -6,12 +6,23 @@ import warnings
 
 from kdstats.errors import MissingDependencyError
 
-__all__ = ["AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", "load_file", "logging", "save_file", "torch"]
+__all__ = [
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "DynamicCache",
+    "SafetensorError",
+    "load_file",
+    "logging",
+    "safe_open",
+    "save_file",
+    "torch",
+]
 
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file, save_file
         from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
         from transformers.utils import logging
