@@ -186,7 +186,7 @@ def _train(
         loss = _loss(base, batch, law)
         if not torch.isfinite(loss):
             raise DivergedStudentError(
-                f"student {number} diverged at step {step + 1} of {student.n_steps}: the loss is {float(loss)}; a "
+                f"student {number} diverged at step {step + 1} of {student.n_steps}: the loss is {loss.item()}; a "
                 f"learning rate below {student.learning_rate:g} may help"
             )
         descent.step(torch.autograd.grad(loss, parameters))
