@@ -47,9 +47,11 @@ _HOMES = {
     "SourceComponents": "kdstats.components.sources",
     "StudentT": "kdstats.sampling",
     "TabularStudent": "kdstats.problem",
+    "VarianceAttribution": "kdstats.components.attribution",
     "VarianceComponents": "kdstats.components.result",
     "VarianceWeighting": "kdstats.problem",
     "WeightingGains": "kdstats.prediction.weighting",
+    "attribute_variance": "kdstats.observation.attribution",
     "compare": "kdstats.hypotest",
     "conservation_test": "kdstats.hypotest",
     "covariance_test": "kdstats.hypotest",
@@ -91,6 +93,7 @@ __all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
 if TYPE_CHECKING:
     from kdstats import errors as errors
     from kdstats.components.class_prediction import ClassPrediction as ClassPrediction
+    from kdstats.components.attribution import VarianceAttribution as VarianceAttribution
     from kdstats.components.classes import ClassComponents as ClassComponents
     from kdstats.components.estimation import estimate_components as estimate_components
     from kdstats.components.responses import ResponseComponents as ResponseComponents
@@ -114,6 +117,7 @@ if TYPE_CHECKING:
         sequential_test as sequential_test,
         student_mse as student_mse,
     )
+    from kdstats.observation.attribution import attribute_variance as attribute_variance
     from kdstats.observation.classes import decompose_classes as decompose_classes
     from kdstats.observation.crossed import decompose_sources as decompose_sources
     from kdstats.observation.language.responses import sample_responses as sample_responses

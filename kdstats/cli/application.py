@@ -256,6 +256,30 @@ def observe(
 
 
 @application.command()
+def attribute(
+    study: Annotated[Path, typer.Argument(help="Study file (TOML).")],
+    *,
+    n_levels: Annotated[
+        str | None, typer.Option(help="Draws of each source, as 12 or teacher_output=12,data_order=5.")
+    ] = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train students that cross every source of randomness; say which source makes them differ (Sobol indices)."""
+    from kdstats.cli.attribution import attribute_study, parse_levels
+    from kdstats.study import Study
+
+    levels = parse_levels(n_levels)
+    loaded = Study.from_toml(study).with_run(seed=seed)
+    _prepare(out)
+    text = "training crossed students"
+    with _progress(text) as say:
+        result = attribute_study(loaded, n_levels=levels, out=out, as_json=as_json, progress=partial(say, text))
+    typer.echo(result)
+
+
+@application.command()
 def compare(
     predicted: Annotated[Path, typer.Argument(help="Result of `kdstats predict --out` (NetCDF).")],
     observed: Annotated[Path, typer.Argument(help="Result of `kdstats observe --out` (NetCDF).")],

@@ -14,7 +14,7 @@ from kdstats.errors import DataError
 from kdstats.files import write_atomically
 from kdstats.observation.crossed import decompose_sources
 
-__all__ = ["decompose_by_source"]
+__all__ = ["components_as_json", "decompose_by_source", "plain"]
 
 
 def decompose_by_source(
@@ -33,10 +33,11 @@ def decompose_by_source(
     if out is not None:
         table = result.to_dataframe()
         write_atomically(out / "sources.csv", table.to_csv(index=False), parameter="--out", error=DataError)
-    return json.dumps(_as_json(result), indent=1) if as_json else result.summary()
+    return json.dumps(components_as_json(result), indent=1) if as_json else result.summary()
 
 
-def _as_json(result: SourceComponents) -> dict[str, Any]:
+def components_as_json(result: SourceComponents) -> dict[str, Any]:
+    """Return components averaged over points and at each, with what was found about the design."""
     attrs = (
         "method",
         "estimator",
@@ -58,10 +59,11 @@ def _as_json(result: SourceComponents) -> dict[str, Any]:
 
 def _entries(result: SourceComponents) -> list[dict[str, Any]]:
     rows = result.to_dataframe().to_dict(orient="records")
-    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
+    return [{str(name): plain(value) for name, value in row.items()} for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a number that JSON knows; None for one that is not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -107,15 +107,19 @@ class BatchOrder:
         Number of the first of the students that are trained.
     common : bool
         Whether all students go through their rows in the same orders.
+    numbers : (S,) ndarray of int, optional
+        Whose order each student has. Default: its own.
     """
 
     seeds: Seeds
     first_student: int = 0
     common: bool = False
+    numbers: NDArray[np.int64] | None = None
 
     def generator(self, student: int) -> np.random.Generator:
         """Return what one student's rows are shuffled with: one ``permutation`` of them for each epoch."""
-        return self.seeds.generator("data_order", "common" if self.common else self.first_student + student)
+        number = self.first_student + student if self.numbers is None else int(self.numbers[student])
+        return self.seeds.generator("data_order", "common" if self.common else number)
 
 
 def train_stacks(

@@ -21,7 +21,7 @@ from kdstats.problem.validation import as_count
 from kdstats.sampling import BLOCK, NoiseLaw
 from kdstats.streams import Seeds
 
-__all__ = ["as_replicates", "assemble_components"]
+__all__ = ["as_replicates", "assemble_components", "draw_outputs"]
 
 FloatArray = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def assemble_components(
     if n_replicates is None:
         outputs, known = predictions[:, None], spread
     else:
-        outputs, known = _draw_outputs(predictions, variances, seeds, n_replicates), None
+        outputs, known = draw_outputs(predictions, variances, seeds, n_replicates), None
     components = estimate_components(
         xr.DataArray(outputs, dims=DIMS),
         variances=known,
@@ -123,7 +123,7 @@ def assemble_components(
     )
 
 
-def _draw_outputs(predictions: NDArray[Any], variances: FloatArray, seeds: Seeds, n_replicates: int) -> FloatArray:
+def draw_outputs(predictions: NDArray[Any], variances: FloatArray, seeds: Seeds, n_replicates: int) -> FloatArray:
     """Draw outputs of every student around its prediction, shape (S, r, m, q), from one stream per block."""
     n_students, *grid = predictions.shape
     outputs = np.empty((n_students, n_replicates, *grid))

@@ -10,7 +10,9 @@ degrees of freedom, and to make the labels of pilot students and of the earlier 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,9 +50,11 @@ from kdstats.sampling.classes import draw_class_counts, responses_of
 from kdstats.sampling.training_sets import draw_counts, draw_responses
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["observe"]
+__all__ = ["LinearTrainer", "NetworkTrainer", "Trained", "class_block", "observe", "trainer_of", "variance_description"]
 
 FloatArray = NDArray[np.float64]
+#: Source to the number of the stream that each student has of it.
+Levels = Mapping[str, NDArray[np.int64]]
 
 #: Parameters up to which a network is small, and students of larger ones that are held at once.
 SMALL_NETWORK, SOME_LARGE = 2**18, 16
@@ -134,24 +138,22 @@ def observe(
     if n_workers is not None:
         as_count("n_workers", n_workers)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
-    trainer: _Trainer = (
-        _Networks(problem, seeds, law) if isinstance(problem.student, NetworkStudent) else _Linear(problem, seeds, law)
-    )
+    trainer = trainer_of(problem, seeds, law)
     classes = isinstance(problem.teacher, CategoricalTeacher)
     if classes and law.name != "gaussian":
         raise invalid("noise_law", "be left out for a CategoricalTeacher", law.name)
     if "student_output" in problem.design.sources and not classes:
         residual_divisor(problem, trainer.fit)
-    trained: list[_Trained] = []
+    trained: list[Trained] = []
     with Progress(progress) as bar, one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         for block in range(-(-n_students // BLOCK)):
             part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
             size = part.stop - part.start
             whole_groups = slice(0, -(-size // LANES) * LANES)
-            whole = _class_block(problem, seeds, block) if classes else None
+            whole = class_block(problem, seeds, block) if classes else None
             drawn = _select(whole or draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
             finished = trainer.train(drawn, block, n_workers)
-            trained.append(_Trained(predictions=finished.predictions[:size], variances=finished.variances[:size]))
+            trained.append(Trained(predictions=finished.predictions[:size], variances=finished.variances[:size]))
             bar.show(part.stop, n_students)
     answers = _joined(trained)
     if classes:
@@ -174,43 +176,56 @@ def observe(
         started=started,
         n_replicates=n_replicates,
         smoother=trainer.fit,
-        attrs={"training": trainer.description, "student_variance": _variance_description(problem)},
+        attrs={"training": trainer.description, "student_variance": variance_description(problem)},
     )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Trained:
+class Trained:
     """Predictions (B, m, q) of some students, and variances (B, q) or (B, m, q) of their own outputs."""
 
     predictions: FloatArray
     variances: FloatArray
 
 
-def _joined(parts: list[_Trained]) -> _Trained:
-    return _Trained(
+def _joined(parts: list[Trained]) -> Trained:
+    return Trained(
         predictions=np.concatenate([part.predictions for part in parts]),
         variances=np.concatenate([part.variances for part in parts]),
     )
 
 
-class _Trainer(Protocol):
+class Trainer(Protocol):
     """Turns the training sets of some students, who number whole groups, into trained students."""
 
     fit: Smoother | None
     description: str
 
-    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained: ...
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> Trained:
+        """Train students on the training sets of one block, from its first student on."""
+        ...
 
 
-class _Networks:
-    """Trains network students."""
+class NetworkTrainer:
+    """Trains network students.
+
+    Parameters
+    ----------
+    problem, seeds, law
+        What they are trained on, and their streams.
+    levels : mapping, optional
+        Source to the number of the stream that each student has of it, shape (S,), below BLOCK: students that cross
+        draws. Default: every student has the streams of its own number.
+    """
 
     fit: Smoother | None = None
 
-    def __init__(self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw) -> None:
+    def __init__(
+        self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw, *, levels: Levels | None = None
+    ) -> None:
         student = problem.student
         assert isinstance(student, NetworkStudent)
-        self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
+        self.problem, self.student, self.seeds, self.law, self.levels = problem, student, seeds, law, levels
         inputs = problem.teacher.X
         assert inputs is not None
         self.X = inputs
@@ -219,13 +234,14 @@ class _Networks:
         )
         self.description = ", ".join([*_said(student, self.architecture), "float32"])
 
-    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> Trained:
+        """Train students on the training sets of one block, from its first student on."""
         size = BLOCK if self.is_small else SOME_LARGE
         parts = [slice(first, first + size) for first in range(0, drawn.labels.shape[0], size)]
         trained = [self._train(_select(drawn, part), block, part.start, n_workers) for part in parts]
         return _joined(trained)
 
-    def _train(self, drawn: TrainingBlock, block: int, first: int, n_workers: int | None) -> _Trained:
+    def _train(self, drawn: TrainingBlock, block: int, first: int, n_workers: int | None) -> Trained:
         problem, n_students = self.problem, drawn.labels.shape[0]
         self._refuse_unseen(drawn, block * BLOCK + first)
         trained = train_networks(
@@ -242,17 +258,17 @@ class _Networks:
 
         predictions = predict_at(problem.X_query)
         if self.student.head == "softmax":
-            return _Trained(predictions=softmax(predictions, axis=2), variances=np.zeros((n_students, 1)))
+            return Trained(predictions=softmax(predictions, axis=2), variances=np.zeros((n_students, 1)))
         if self.student.head == "gaussian":
             means, log_variances = np.split(predictions, 2, axis=2)
-            return _Trained(predictions=means, variances=np.exp(log_variances))
+            return Trained(predictions=means, variances=np.exp(log_variances))
         variances = np.zeros((n_students, problem.teacher.n_outputs))
         if "student_output" in problem.design.sources:
             fitted = predictions if problem.design.X_query is None else predict_at(self.X)
             variances = residual_variance(
                 problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
             )
-        return _Trained(predictions=predictions, variances=variances)
+        return Trained(predictions=predictions, variances=variances)
 
     def _rows(self, drawn: TrainingBlock, block: int, first: int) -> dict[str, Any]:
         """Labels and how they count, as a full batch or as rows that can be batched."""
@@ -265,7 +281,7 @@ class _Networks:
         labels = drawn.labels[:, None]
         if problem.design.strategy == "multi_response":
             k = problem.design.n_responses
-            labels = self._responses(block)[first : first + n_students]
+            labels = self._responses(block, first, n_students)
         inputs = np.arange(n)[None]
         if drawn.counts is not None:
             inputs = np.stack([np.repeat(np.arange(n), counts) for counts in drawn.counts])
@@ -275,6 +291,7 @@ class _Networks:
             seeds=self.seeds,
             first_student=block * BLOCK + first,
             common="data_order" not in problem.design.sources,
+            numbers=_numbers(self.levels, "data_order", block * BLOCK + first, n_students),
         )
         return {
             "labels": labels.reshape(n_students, -1, labels.shape[-1]),
@@ -282,7 +299,14 @@ class _Networks:
             "order": order,
         }
 
-    def _responses(self, block: int) -> FloatArray:
+    def _responses(self, block: int, first: int, n_students: int) -> FloatArray:
+        """Every response of some students of one block, shape (n_students, k, n, q)."""
+        chosen = _numbers(self.levels, "teacher_output", block * BLOCK + first, n_students)
+        if chosen is not None:
+            return self._all_responses(0)[chosen]
+        return self._all_responses(block)[first : first + n_students]
+
+    def _all_responses(self, block: int) -> FloatArray:
         """Every response of one block of students, shape (BLOCK, k, n, q)."""
         problem = self.problem
         if not isinstance(problem.teacher, CategoricalTeacher):
@@ -312,6 +336,18 @@ class _Networks:
         return self.architecture.n_parameters <= SMALL_NETWORK
 
     def _initial(self, block: int, first: int, n_students: int) -> Parameters:
+        chosen = _numbers(self.levels, "student_initialization", block * BLOCK + first, n_students)
+        if chosen is None:
+            return self._drawn(block, first, n_students)
+        return tuple(layer[chosen] for layer in self._crossed)
+
+    @cached_property
+    def _crossed(self) -> Parameters:
+        """First weights of every level."""
+        assert self.levels is not None
+        return self._drawn(0, 0, int(self.levels["student_initialization"].max()) + 1)
+
+    def _drawn(self, block: int, first: int, n_students: int) -> Parameters:
         generator = self.seeds.generator("student_initialization", "common")
         common = initial_parameters(self.architecture, generator, n_students=1)
         if "student_initialization" not in self.problem.design.sources:
@@ -334,13 +370,15 @@ class _Networks:
         return tuple(np.concatenate(layers) for layers in zip(*starts, strict=True))
 
 
-class _Linear:
-    """Trains linear students."""
+class LinearTrainer:
+    """Trains linear students; its parameters are those of :class:`NetworkTrainer`."""
 
-    def __init__(self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw) -> None:
+    def __init__(
+        self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw, *, levels: Levels | None = None
+    ) -> None:
         student = problem.student
         assert isinstance(student, LinearStudent)
-        self.problem, self.student, self.seeds, self.law = problem, student, seeds, law
+        self.problem, self.student, self.seeds, self.law, self.levels = problem, student, seeds, law, levels
         fit = smoother_of(problem)
         self.fit: Smoother | None = fit
         self.whiten = fit.whiten
@@ -355,13 +393,14 @@ class _Linear:
             steps = (f"{name}={value}" for name, value in asdict(student.training).items())
             self.description = "full-batch gradient steps, " + ", ".join(steps) + ", float64"
 
-    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> _Trained:
+    def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> Trained:
+        """Train students on the training sets of one block, from its first student on."""
         n_students = drawn.labels.shape[0]
         weights = self._estimated_weights(drawn) if self.student.weights_are_estimated else None
         row_weights: FloatArray | NDArray[np.int64] | None = drawn.counts
         if weights is not None:
             row_weights = weights if drawn.counts is None else weights * drawn.counts
-        initial = initial_coefficients(self.problem, self.seeds, block)
+        initial = self._initial(block, n_students)
         labels = drawn.labels if weights is not None else self._whitened(drawn.labels)
 
         def train_group(group: slice) -> list[FloatArray]:
@@ -386,7 +425,12 @@ class _Linear:
                 weights=weights,
                 fit=self.fit,
             )
-        return _Trained(predictions=predictions, variances=variances)
+        return Trained(predictions=predictions, variances=variances)
+
+    def _initial(self, block: int, n_students: int) -> FloatArray | None:
+        chosen = _numbers(self.levels, "student_initialization", block * BLOCK, n_students)
+        drawn = initial_coefficients(self.problem, self.seeds, 0 if chosen is not None else block)
+        return drawn if chosen is None or drawn is None else drawn[chosen]
 
     def _coefficients(
         self,
@@ -416,7 +460,9 @@ class _Linear:
         if self.whiten.lower is None or self.problem.design.strategy != "multi_response":
             return drawn.within
         last = self.problem.design.n_generations - 1
-        responses = draw_responses(self.problem, self.seeds, block, self.law, generation=last)[: len(drawn.labels)]
+        chosen = _numbers(self.levels, "teacher_output", block * BLOCK, len(drawn.labels))
+        whole = draw_responses(self.problem, self.seeds, 0 if chosen is not None else block, self.law, generation=last)
+        responses = whole[: len(drawn.labels)] if chosen is None else whole[chosen]
         deviations = responses - responses.mean(axis=1, keepdims=True)
         return np.asarray((self._whitened(deviations) ** 2).sum(axis=(1, 2)))
 
@@ -431,6 +477,20 @@ class _Linear:
         return np.asarray(1.0 / variances)
 
 
+def trainer_of(
+    problem: DistillationProblem, seeds: Seeds, law: NoiseLaw, *, levels: Levels | None = None
+) -> NetworkTrainer | LinearTrainer:
+    """Return what trains the students of a problem."""
+    if isinstance(problem.student, NetworkStudent):
+        return NetworkTrainer(problem, seeds, law, levels=levels)
+    return LinearTrainer(problem, seeds, law, levels=levels)
+
+
+def _numbers(levels: Levels | None, source: str, first: int, n_students: int) -> NDArray[np.int64] | None:
+    """Return the streams that some students have of a source, or None if each has its own."""
+    return None if levels is None else levels[source][first : first + n_students]
+
+
 def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Outputs of B linear students at some inputs, shape (B, rows, q)."""
     n_students, width, n_outputs = coefficients.shape
@@ -439,7 +499,7 @@ def _outputs(inputs: FloatArray, coefficients: FloatArray) -> FloatArray:
     return np.moveaxis(outputs.reshape(-1, n_students, n_outputs), 1, 0)
 
 
-def _class_block(problem: DistillationProblem, seeds: Seeds, block: int) -> TrainingBlock:
+def class_block(problem: DistillationProblem, seeds: Seeds, block: int) -> TrainingBlock:
     """Training sets of one block of students of classes: labels are frequencies, or the probabilities themselves."""
     labels = draw_class_counts(problem, seeds, block) / problem.design.n_responses
     counts = draw_counts(problem, seeds, block)
@@ -467,7 +527,8 @@ def _select(drawn: TrainingBlock, students: slice) -> TrainingBlock:
     )
 
 
-def _variance_description(problem: DistillationProblem) -> str:
+def variance_description(problem: DistillationProblem) -> str:
+    """Say what variance students give their own outputs."""
     if isinstance(problem.student, NetworkStudent) and problem.student.head == "gaussian":
         return "its own output, the exponential of a predicted logarithm"
     unbiased = isinstance(problem.student, LinearStudent) and problem.student.residual_variance == "unbiased"
