@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from kdstats.files import write_atomically
 from kdstats.study import Study
 
 __all__ = ["attribute_study", "parse_levels"]
+
+#: Loaded on request: it imports torch.
+TRAINING_MODULE = "kdstats.observation.attribution"
 
 
 def parse_levels(text: str | None) -> int | dict[str, int] | None:
@@ -40,10 +44,9 @@ def attribute_study(
     progress: Callable[[int, int], None],
 ) -> str:
     """Return the text to print; with ``out`` both tables go to ``indices.csv`` and ``sources.csv`` there."""
-    from kdstats.observation.attribution import attribute_variance
-
+    verb = importlib.import_module(TRAINING_MODULE).attribute_variance
     problem = study.setting().problem
-    result = attribute_variance(
+    result: VarianceAttribution = verb(
         problem, n_levels=n_levels, rng=study.run.seed, noise_law=study.run.noise_law, progress=progress
     )
     if out is not None:
