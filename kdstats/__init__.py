@@ -92,8 +92,8 @@ __all__ = ["__version__", *sorted(_HOMES), *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from kdstats import errors as errors
-    from kdstats.components.class_prediction import ClassPrediction as ClassPrediction
     from kdstats.components.attribution import VarianceAttribution as VarianceAttribution
+    from kdstats.components.class_prediction import ClassPrediction as ClassPrediction
     from kdstats.components.classes import ClassComponents as ClassComponents
     from kdstats.components.estimation import estimate_components as estimate_components
     from kdstats.components.responses import ResponseComponents as ResponseComponents
