@@ -7,6 +7,7 @@ its square (from batch means, with no assumption on the chains but that batches 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ FloatArray = NDArray[np.float64]
 
 #: The gate: largest R-hat, smallest effective sample size.
 MAX_RHAT, MIN_ESS = 1.01, 400.0
+#: What :class:`StudentMoments` has of every student and point.
+MOMENTS = ("mean", "parameter", "noise", "mean_error", "intra_error")
 #: Numbers held at once while predictions are summed over draws.
 CHUNK = 8_000_000
 #: Draws whose predictions are held at once, and parameters that ArviZ looks at after a screening.
@@ -54,6 +57,12 @@ class Diagnostics:
         exceeds once in a hundred runs.
     exact_draws : bool
         Whether draws are independent, from an approximation: chains say nothing then.
+    n_refused : int
+        Reweighted students whose weights cannot be trusted, and that were not refitted.
+    worst_pareto_k, pareto_k_limit : float
+        Largest k-hat of a reweighted student, and what it may be. NaN where nothing was reweighted.
+    least_effective : float
+        Smallest effective number of draws of a reweighted student. NaN where nothing was reweighted.
     """
 
     n_chains: int
@@ -65,6 +74,10 @@ class Diagnostics:
     worst_rhat: float = float("nan")
     worst_allowed: float = MAX_RHAT
     exact_draws: bool = False
+    n_refused: int = 0
+    worst_pareto_k: float = float("nan")
+    pareto_k_limit: float = float("nan")
+    least_effective: float = float("nan")
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -83,6 +96,12 @@ class Diagnostics:
                 found.append(f"{name} effective sample size {value:.0f} below {MIN_ESS:.0f}")
         if self.n_divergent:
             found.append(f"{self.n_divergent} divergent transitions")
+        if self.n_refused:
+            found.append(
+                f"{self.n_refused} students cannot be reweighted (largest k-hat {self.worst_pareto_k:.2f}, limit "
+                f"{self.pareto_k_limit:.2f}; fewest effective draws {self.least_effective:.0f}, limit {MIN_ESS:.0f}): "
+                "use Reweighting(refit=True) or NUTS"
+            )
         return tuple(found)
 
     def summary(self) -> str:
@@ -91,6 +110,11 @@ class Diagnostics:
             f"{self.n_chains} chains x {self.n_draws} draws, R-hat {self.rhat:.4f}, ESS bulk {self.ess_bulk:.0f}, "
             f"tail {self.ess_tail:.0f}, {self.n_divergent} divergent; worst R-hat of a parameter {self.worst_rhat:.4f}"
         )
+        if not np.isnan(self.worst_pareto_k):
+            text += (
+                f"; reweighted: largest k-hat {self.worst_pareto_k:.2f} (limit {self.pareto_k_limit:.2f}), "
+                f"{self.least_effective:.0f} effective draws or more, {self.n_refused} students refused"
+            )
         return text + (f"; FAILS: {'; '.join(self.failures)}" if self.failures else "")
 
 
@@ -104,6 +128,8 @@ class StudentMoments:
         Posterior mean and variance of the prediction, posterior mean of the noise variance.
     mean_error, intra_error : (S, m) ndarray
         Monte Carlo standard errors of ``mean`` and of ``parameter + noise``.
+    shared : (S,) ndarray of bool, optional
+        Students whose errors come from the same draws. Default: none.
     """
 
     mean: FloatArray
@@ -111,6 +137,27 @@ class StudentMoments:
     noise: FloatArray
     mean_error: FloatArray
     intra_error: FloatArray
+    shared: NDArray[np.bool_] | None = None
+
+    @property
+    def common(self) -> NDArray[np.bool_]:
+        """``shared``, spelled out."""
+        return np.zeros(len(self.mean), dtype=bool) if self.shared is None else self.shared
+
+    @classmethod
+    def joined(cls, parts: Sequence[StudentMoments]) -> StudentMoments:
+        """Return the students of several parts, one after the other."""
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in MOMENTS}
+        return cls(**arrays, shared=np.concatenate([part.common for part in parts]))
+
+    def replaced(self, students: NDArray[np.int64], fresh: StudentMoments) -> StudentMoments:
+        """Return moments in which some students have others."""
+        arrays = {name: getattr(self, name).copy() for name in MOMENTS}
+        shared = self.common.copy()
+        for name, array in arrays.items():
+            array[students] = getattr(fresh, name)
+        shared[students] = fresh.common
+        return StudentMoments(**arrays, shared=shared)
 
 
 def diagnose(stack: Stack, data: az.InferenceData) -> Diagnostics:
@@ -146,9 +193,7 @@ def moments_of(stack: Stack, data: az.InferenceData) -> StudentMoments:
         _moments(stack.predictive({name: array[:, :, first : first + width] for name, array in draws.items()}))
         for first in range(0, n_students, width)
     ]
-    return StudentMoments(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in StudentMoments.__annotations__}
-    )
+    return StudentMoments.joined(parts)
 
 
 def components_of(
@@ -306,14 +351,22 @@ def batch_errors(values: FloatArray) -> FloatArray:
 def _chain_errors(moments: StudentMoments, *, silent: bool) -> dict[str, float]:
     """Return the Monte Carlo standard error of each component, averaged over points, given the students.
 
-    Points share draws: their errors are added as if perfectly correlated, which cannot understate.
+    Points share draws, and so do some students: their errors are added as if perfectly correlated, which cannot
+    understate.
     """
-    n = len(moments.mean)
+    n, alone = len(moments.mean), ~moments.common[:, None]
     deviations, squared = moments.mean - moments.mean.mean(axis=0), moments.mean_error**2
-    inter = np.sqrt((4.0 * deviations**2 * squared + 2.0 * squared**2).sum(axis=0)) / (n - 1)
-    intra = np.zeros_like(inter) if silent else np.sqrt((moments.intra_error**2).sum(axis=0)) / n
+    means = (4.0 * deviations**2 * squared + 2.0 * squared**2) / (n - 1) ** 2
+    inter = _added(means, alone)
+    intra = np.zeros_like(inter) if silent else _added(moments.intra_error**2 / n**2, alone)
     return {
         "inter_student": float(inter.mean()),
         "intra_student": float(intra.mean()),
         "total": float(np.hypot(inter, intra).mean()),
     }
+
+
+def _added(squares: FloatArray, alone: NDArray[np.bool_]) -> FloatArray:
+    """Return the error (m,) of a sum over students, from squared errors (S, m): independent where ``alone``."""
+    together = np.sqrt(np.where(alone, 0.0, squares)).sum(axis=0)
+    return np.asarray(np.sqrt(np.where(alone, squares, 0.0).sum(axis=0) + together**2))

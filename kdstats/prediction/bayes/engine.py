@@ -53,6 +53,8 @@ class SampledStudents:
         k-hat of each reweighted student.
     entropy_parts : EntropyParts or None
         Of students of classes that are not reweighted.
+    refused : (S,) ndarray of bool or None
+        Students whose weights cannot be trusted; refitted if that was asked for, else the answer is marked.
     """
 
     components: VarianceComponents
@@ -60,6 +62,7 @@ class SampledStudents:
     diagnostics: Diagnostics
     pareto_k: FloatArray | None = None
     entropy_parts: EntropyParts | None = None
+    refused: NDArray[np.bool_] | None = None
 
     def class_components(self, *, unit: str = "nats") -> ClassComponents:
         """Return what students of classes disagree about, by the Gini index and by entropy.
@@ -130,12 +133,13 @@ def sample_students(
     Raises
     ------
     PredictionError
-        If no chain can start, or reweighted students have a bad k-hat and ``refit`` is False.
+        If no chain can start.
 
     Warns
     -----
     ConvergenceWarning
-        If a component fails the gate: R-hat above 1.01, an effective sample size below 400, divergences, one chain.
+        If a component fails the gate: R-hat above 1.01, an effective sample size below 400, divergences, one chain,
+        or students that cannot be reweighted.
     ApproximationWarning
         Where an approximation (ADVI, Laplace) suppresses the parameter part of intra_student, as far as it is known.
     """
@@ -149,13 +153,19 @@ def sample_students(
     how, seeds, law = as_method(method), as_seeds(rng), as_noise_law(noise_law)
     responses = _responses(problem, seeds, n_students, law)
     stack, seed = stack_of(problem, responses), _seed(seeds)
-    pareto_k = None
+    pareto_k = refused = None
     attrs: dict[str, Any] = {"seed": seeds.as_dict(), "noise_law": law.name, "method": type(how).__name__}
     exactness = "observed"
     if isinstance(how, Reweighting):
         found = reweight(stack, how, seed=seed)
         data, moments, diagnostics, pareto_k = found.pilot, found.moments, found.diagnostics, found.pareto_k
-        attrs |= {"worst_pareto_k": float(np.nanmax(pareto_k)), "n_refitted": found.n_refitted}
+        refused = found.refused
+        attrs |= {
+            "worst_pareto_k": float(pareto_k.max()),
+            "n_moved": found.n_moved,
+            "n_refused": int(found.refused.sum()),
+            "n_refitted": found.n_refitted,
+        }
     else:
         data = sample(stack, how, seed=seed)
         moments = moments_of(stack, data)
@@ -175,6 +185,7 @@ def sample_students(
         inference_data=data,
         diagnostics=diagnostics,
         pareto_k=pareto_k,
+        refused=refused,
         entropy_parts=entropy_parts(problem, draws_of(data)) if has_classes else None,
     )
 

@@ -83,28 +83,34 @@ class Laplace:
 
 @dataclass(frozen=True, kw_only=True)
 class Reweighting:
-    """One fit, to a pilot's labels; every student reuses its draws with weights of its own.
+    """One fit, to a pilot's labels; every student's posterior is a weighted sample from a proposal made of it.
 
-    Pareto-smoothed importance sampling with moment matching.
+    Pareto-smoothed importance sampling: the proposal is moved by what the labels are known to differ by, then by
+    moment matching where that is not enough.
 
     Parameters
     ----------
     nuts : NUTS, optional
         How the pilot is fitted.
     refit : bool, default False
-        Sample the students whose k-hat is bad, instead of refusing the run.
+        Sample the students whose k-hat is bad, instead of returning the answer marked unreliable.
     n_rounds : int, default 10
-        Largest number of moment-matching rounds.
+        Largest number of rounds of moment matching. 0: plain weights, nothing is moved.
+    draws : int, default 2048
+        Weighted draws of each student: a power of 2, at least 512.
     """
 
     nuts: NUTS = field(default_factory=NUTS)
     refit: bool = False
     n_rounds: int = 10
+    draws: int = 2048
 
     def __post_init__(self) -> None:
         if not isinstance(self.nuts, NUTS):
             raise invalid("nuts", "be a NUTS", self.nuts)
         as_count("n_rounds", self.n_rounds, minimum=0)
+        if as_count("draws", self.draws, minimum=512).bit_count() != 1:
+            raise invalid("draws", "be a power of 2, which the points of the sequence need", self.draws)
 
 
 Method = NUTS | ADVI | Laplace | Reweighting

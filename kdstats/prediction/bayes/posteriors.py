@@ -16,7 +16,7 @@ from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace
 from kdstats.prediction.bayes.stacks import Stack
 
-__all__ = ["LogDensity", "draws_of", "quiet", "sample"]
+__all__ = ["draws_of", "quiet", "sample"]
 
 FloatArray = NDArray[np.float64]
 
@@ -39,29 +39,6 @@ def sample(stack: Stack, method: NUTS | ADVI | Laplace, *, seed: int) -> az.Infe
 def draws_of(data: az.InferenceData) -> dict[str, FloatArray]:
     """Return the posterior as arrays (chain, draw, student, ...)."""
     return {str(name): np.asarray(array.values) for name, array in data.posterior.data_vars.items()}
-
-
-class LogDensity:
-    """Log posterior of each student of a stack on the unconstrained scale.
-
-    Attributes
-    ----------
-    model : pymc.Model
-        Its data can be set anew (``pm.set_data``) without compiling again.
-    """
-
-    def __init__(self, stack: Stack) -> None:
-        self.model = stack.model()
-        self._names = [variable.name for variable in self.model.value_vars]
-        with quiet():
-            terms = [term.reshape((stack.n_students, -1)).sum(axis=1) for term in self.model.logp(sum=False)]
-            self._compiled = self.model.compile_fn(
-                sum(terms[1:], terms[0]), inputs=self.model.value_vars, point_fn=False
-            )
-
-    def __call__(self, point: dict[str, FloatArray]) -> FloatArray:
-        """Return the log densities (S,) of value variables (S, ...)."""
-        return np.asarray(self._compiled(*(point[name] for name in self._names)))
 
 
 @contextmanager

@@ -1,11 +1,14 @@
-r"""One fit, many students: the draws of a pilot, moved and weighted for each student's own labels.
+r"""One fit, many students: a proposal from a pilot, moved and weighted for each student's own labels.
 
-The pilot is fitted to the data of a typical student. Student s has the posterior density :math:`p_s`; draws
-:math:`\theta` of the pilot, :math:`p_0`, have the weights :math:`p_s/p_0`, smoothed by a generalised Pareto tail
-[1]_. Labels that differ by their own noise shift a posterior of p parameters by about :math:`\sqrt p` of its
-standard deviations, where plain weights fail, so draws are first moved affinely until their moments match
-[2]_: :math:`\theta' = T\theta`, with weights :math:`p_s(T\theta)\,|\det T|/p_0(\theta)`. The shape k-hat of the tail
-decides whether the weights can be trusted.
+The pilot is fitted to the data of a typical student. Student s has the log density :math:`\ell_s`, known up to a
+constant; the pilot has :math:`\ell_0`, mean :math:`\bar\theta` and covariance :math:`\Sigma`. Labels that differ by
+their own noise shift a posterior of p parameters by about :math:`\sqrt p` of its standard deviations, where plain
+weights fail, so the proposal is first moved by the known amount,
+:math:`\Delta_s = \mathrm{Cov}_0(\theta, \ell_s - \ell_0)`. Where the tail of the weights is still bad, moments are
+matched [2]_: the weighted mean, then also the marginal variances, then also the whole covariance, each kept if k-hat
+falls, and the weights at the end are those of the mixture of both proposals. A student that a Student t proposal
+cannot serve is tried with the pilot's own draws, which have the shape of its posterior. The shape k-hat of the tail
+[1]_ decides whether the weights can be trusted.
 
 References
 ----------
@@ -15,21 +18,40 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.errors import PredictionError, UnsupportedProblemError
-from kdstats.prediction.bayes.components import Diagnostics, StudentMoments, diagnose, moments_of
-from kdstats.prediction.bayes.libraries import az, pm
+from kdstats.prediction.bayes.components import MIN_ESS, Diagnostics, StudentMoments, diagnose, moments_of
+from kdstats.prediction.bayes.densities import StudentDensities
+from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.methods import Reweighting
-from kdstats.prediction.bayes.posteriors import LogDensity, draws_of, quiet, sample
+from kdstats.prediction.bayes.posteriors import draws_of, sample
+from kdstats.prediction.bayes.proposals import (
+    Affine,
+    Base,
+    PilotDraws,
+    StudentT,
+    Weights,
+    curvature_step,
+    moment_step,
+    pareto_k_limit,
+    smoothed,
+)
 from kdstats.prediction.bayes.stacks import Stack
 
-__all__ = ["Reweighted", "pareto_k_limit", "reweight"]
+__all__ = ["Reweighted", "reweight"]
 
 FloatArray = NDArray[np.float64]
+Students = NDArray[np.int64]
+
+#: Points at which log densities are compared, per coefficient that is fitted to them.
+POINTS_PER_COEFFICIENT = 2
+#: Numbers held at once.
+CHUNK = 4_000_000
+#: Stretches of the pilot's chains.
+STRETCHES = 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,8 +63,14 @@ class Reweighted:
     moments : StudentMoments
     pilot : arviz.InferenceData
     diagnostics : Diagnostics
-        Of the pilot, or of the refitted students where they are worse.
-    pareto_k : (S,) ndarray
+        Of the pilot, or of the refitted students where they are worse, with the students that are refused.
+    pareto_k, effective : (S,) ndarray
+        k-hat and effective number of draws of each student's weights.
+    refused : (S,) ndarray of bool
+        Students whose weights cannot be trusted, by k-hat or by the effective number of draws; refitted if that was
+        asked for.
+    n_moved : int
+        Students whose moments had to be matched.
     n_refitted : int
     """
 
@@ -50,186 +78,220 @@ class Reweighted:
     pilot: az.InferenceData
     diagnostics: Diagnostics
     pareto_k: FloatArray
+    effective: FloatArray
+    refused: NDArray[np.bool_]
+    n_moved: int
     n_refitted: int
 
 
-def pareto_k_limit(n_draws: int) -> float:
-    """Return the k-hat above which that many draws cannot be trusted: min(1 - 1/log10(n), 0.7)."""
-    return float(min(1.0 - 1.0 / np.log10(n_draws), 0.7))
-
-
 def reweight(stack: Stack, method: Reweighting, *, seed: int) -> Reweighted:
-    """Reweight one fit to every student of a stack.
-
-    Raises
-    ------
-    PredictionError
-        If some k-hat is above its limit and ``method.refit`` is False.
-    """
+    """Reweight one fit to every student of a stack; students whose weights are bad are refused, or refitted if asked."""
     pilot = stack.pilot()
     data = sample(pilot, method.nuts, seed=seed)
     diagnostics = diagnose(pilot, data)
-    draws = {name: array.reshape(-1, *array.shape[3:]) for name, array in draws_of(data).items()}
-    n_draws = len(next(iter(draws.values())))
-    many = pilot.take(np.zeros(n_draws, dtype=int))
-    density = LogDensity(many)
-    space = _Space(density.model, draws)
-    base = density(space.split(space.values))
-    parts, shapes = [], np.empty(stack.n_students)
-    for student in range(stack.n_students):
-        with density.model:
-            pm.set_data(
-                {name: np.repeat(array[student][None], n_draws, axis=0) for name, array in stack.arrays.items()}
-            )
-        moved = _match(space, density, base, n_rounds=method.n_rounds)
-        shapes[student] = moved.shape
-        parts.append(_weighted_moments(stack.take([student]), space, moved))
-    moments = _joined(parts)
-    bad = np.flatnonzero(~(shapes <= pareto_k_limit(n_draws)))
-    if bad.size and not method.refit:
-        raise PredictionError(
-            f"`method` must be able to reweight every student; got k-hat above {pareto_k_limit(n_draws):.2f} for "
-            f"{bad.size} of {stack.n_students} (the worst {np.nanmax(shapes):.2f}): use Reweighting(refit=True) or NUTS"
-        )
-    if bad.size:
-        refitted = stack.take(bad)
+    run = _Run(stack, pilot, data, method, seed)
+    run.shift()
+    everyone = np.arange(stack.n_students)
+    run.weigh(everyone, run.fresh)
+    limit = pareto_k_limit(run.fresh.n_draws)
+    moved = run.bad(limit).size if method.n_rounds else 0
+    for base in (run.fresh, run.old):
+        again = run.bad(limit)
+        if again.size and method.n_rounds:
+            run.match(again, base, limit=limit)
+            run.weigh(again, base)
+    refused, n_refitted = np.zeros(stack.n_students, dtype=bool), 0
+    refused[run.bad(limit)] = True
+    moments = run.moments
+    if refused.any() and method.refit:
+        refitted = stack.take(np.flatnonzero(refused))
         fresh = sample(refitted, method.nuts, seed=seed + 1)
         diagnostics = _worse(diagnostics, diagnose(refitted, fresh))
-        moments = _replaced(moments, bad, moments_of(refitted, fresh))
-    return Reweighted(moments=moments, pilot=data, diagnostics=diagnostics, pareto_k=shapes, n_refitted=int(bad.size))
-
-
-class _Space:
-    """The pilot's draws as rows of unconstrained numbers, and the way back."""
-
-    def __init__(self, model: pm.Model, draws: dict[str, FloatArray]) -> None:
-        self.names = [variable.name for variable in model.value_vars]
-        free = {model.rvs_to_values[variable].name: variable for variable in model.free_RVs}
-        self.kinds = [(free[name].name, model.rvs_to_transforms[free[name]]) for name in self.names]
-        log = pm.distributions.transforms.LogTransform
-        odd = [name for name, transform in self.kinds if transform is not None and not isinstance(transform, log)]
-        if odd:
-            raise UnsupportedProblemError(
-                f"reweighting moves unbounded or positive parameters; got {odd[0]!r} with others (use method='nuts')"
-            )
-        columns, self.shapes = [], []
-        for kind, transform in self.kinds:
-            array = draws[kind] if transform is None else np.log(draws[kind])
-            self.shapes.append(array.shape[1:])
-            columns.append(array.reshape(len(array), -1))
-        self.values = np.hstack(columns)
-
-    def split(self, values: FloatArray) -> dict[str, FloatArray]:
-        """Return the value variables of rows."""
-        cuts = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1]
-        parts = np.split(values, cuts, axis=1)
-        return {
-            name: part.reshape(len(values), *shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
-
-    def named(self, values: FloatArray) -> dict[str, FloatArray]:
-        """Return the named variables of rows, each as draws of one student: (D, 1, ...)."""
-        found = {}
-        for (kind, transform), part in zip(self.kinds, self.split(values).values(), strict=True):
-            found[kind] = (part if transform is None else np.exp(part))[:, None]
-        return found
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Moved:
-    """Draws after an affine map, their normalised weights, and the shape of the tail."""
-
-    values: FloatArray
-    weights: FloatArray
-    shape: float
-
-
-def _match(space: _Space, density: LogDensity, base: FloatArray, *, n_rounds: int) -> _Moved:
-    """Move draws until k-hat is good: shift, then shift and scale, then shift and rotate, while it falls."""
-    best = _smoothed(space.values, density(space.split(space.values)) - base)
-    limit = pareto_k_limit(len(base))
-    log_jacobian = 0.0
-    for _ in range(n_rounds):
-        if best.shape <= limit:
-            break
-        improved = False
-        for kind in ("shift", "scale", "rotate"):
-            values, gained = _transformed(best, kind)
-            weights = density(space.split(values)) - base + log_jacobian + gained
-            found = _smoothed(values, weights)
-            if found.shape < best.shape:
-                best, improved = found, True
-                log_jacobian += gained
-                break
-        if not improved:
-            break
-    return best
-
-
-def _transformed(moved: _Moved, kind: str) -> tuple[FloatArray, float]:
-    """Return draws whose plain moments are the weighted ones, and the log determinant of the map."""
-    values, weights = moved.values, moved.weights
-    mean, target = values.mean(axis=0), weights @ values
-    off = values - mean
-    if kind == "shift":
-        return off + target, 0.0
-    if kind == "scale":
-        ratio = np.sqrt((weights @ (values - target) ** 2) / off.var(axis=0))
-        return off * ratio + target, float(np.log(ratio).sum())
-    wanted = np.cov(values, rowvar=False, aweights=weights, ddof=0).reshape(values.shape[1], -1)
-    have = np.cov(values, rowvar=False, ddof=0).reshape(values.shape[1], -1)
-    try:
-        new, old = np.linalg.cholesky(wanted), np.linalg.cholesky(have)
-    except np.linalg.LinAlgError:
-        return values, 0.0
-    turned = off @ np.linalg.solve(old.T, new.T)
-    return turned + target, float(np.log(np.diag(new)).sum() - np.log(np.diag(old)).sum())
-
-
-def _smoothed(values: FloatArray, log_weights: FloatArray) -> _Moved:
-    if not np.isfinite(log_weights).all() or np.ptp(log_weights) == 0.0:
-        level = np.where(np.isfinite(log_weights), 0.0, -np.inf)
-        flat = np.exp(level) / np.exp(level).sum()
-        return _Moved(values=values, weights=flat, shape=np.inf if np.isinf(level).any() else -np.inf)
-    with quiet():
-        smooth, shape = az.psislw(log_weights)
-    weights = np.exp(np.asarray(smooth))
-    return _Moved(values=values, weights=weights / weights.sum(), shape=float(shape))
-
-
-def _weighted_moments(one: Stack, space: _Space, moved: _Moved) -> StudentMoments:
-    """Return weighted moments of one student, with their importance-sampling errors."""
-    found = one.predictive(space.named(moved.values))
-    mean, variance = found.mean[:, 0], np.broadcast_to(found.variance, found.mean.shape)[:, 0]
-    weights = moved.weights
-    centre = weights @ mean
-    squares = (mean - centre) ** 2
-    noise = weights @ variance
-    intra = squares + variance
-    mean_error = np.sqrt(weights**2 @ squares)
-    intra_error = np.sqrt(weights**2 @ (intra - weights @ intra) ** 2)
-    return StudentMoments(
-        mean=centre[None],
-        parameter=(weights @ squares + mean_error**2)[None],
-        noise=noise[None],
-        mean_error=mean_error[None],
-        intra_error=intra_error[None],
+        moments, n_refitted = moments.replaced(np.flatnonzero(refused), moments_of(refitted, fresh)), int(refused.sum())
+    diagnostics = replace(
+        diagnostics,
+        n_refused=int(refused.sum()) - n_refitted,
+        worst_pareto_k=float(run.shape.max()),
+        pareto_k_limit=limit,
+        least_effective=float(run.effective.min()),
+    )
+    return Reweighted(
+        moments=moments,
+        pilot=data,
+        diagnostics=diagnostics,
+        pareto_k=run.shape,
+        effective=run.effective,
+        refused=refused,
+        n_moved=moved,
+        n_refitted=n_refitted,
     )
 
 
-def _joined(parts: list[StudentMoments]) -> StudentMoments:
-    names = ("mean", "parameter", "noise", "mean_error", "intra_error")
-    return StudentMoments(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+class _Run:
+    """The students' maps, weights and moments while they are found."""
+
+    def __init__(self, stack: Stack, pilot: Stack, data: az.InferenceData, method: Reweighting, seed: int) -> None:
+        self.stack, self.method, self.n = stack, method, stack.n_students
+        joined = {name: np.concatenate([stack.arrays[name], pilot.arrays[name]]) for name in stack.arrays}
+        self.density = StudentDensities(replace(stack, arrays=joined))
+        d = self.density.n_parameters
+        draws = {name: array.reshape(-1, *array.shape[3:]) for name, array in draws_of(data).items()}
+        values = self.density.unconstrained(draws)
+        self.mean = values.mean(axis=0)
+        self.root = np.linalg.cholesky(np.atleast_2d(np.cov(values, rowvar=False, ddof=0)))
+        white = np.linalg.solve(self.root, (values - self.mean).T).T
+        self.fresh = StudentT(dimension=d, n_draws=method.draws)
+        self.old = PilotDraws(values=white, density=self._pilot, n_blocks=STRETCHES)
+        self.generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(1,))))
+        self.shape, self.effective = np.full(self.n, np.inf), np.zeros(self.n)
+        self.moments: StudentMoments
+
+    def _pilot(self, z: FloatArray) -> FloatArray:
+        return self.density(self.mean + z @ self.root.T, np.array(self.n))
+
+    def bad(self, limit: float) -> Students:
+        """Return the students whose weights cannot be trusted."""
+        return np.flatnonzero(~(self.shape <= limit) | ~(self.effective >= MIN_ESS))
+
+    def shift(self) -> None:
+        """Move every student by what its labels are known to differ by.
+
+        The first move is the covariance of the parameters with the difference of log densities; in white coordinates
+        it is the slope of that difference, taken by least squares. The second goes to the parabola through the log
+        densities around the first, where there are few enough parameters to fit one.
+        """
+        d = self.density.n_parameters
+        root = np.broadcast_to(self.root, (self.n, d, d)).copy()
+        still = Affine(centre=np.broadcast_to(self.mean, (self.n, d)).copy(), root=root)
+        self.maps = self.shifted = still
+        if self.method.n_rounds == 0:
+            return
+        n = _power_of_two(POINTS_PER_COEFFICIENT * (d + 1))
+        z = StudentT(dimension=d, n_draws=n, n_blocks=1).draw(self.generator, 1)[0]
+        gain = self._densities(still, z) - self._pilot(z)
+        columns = np.column_stack([np.ones(n), z])
+        slopes = np.nan_to_num(
+            np.linalg.lstsq(columns, np.where(np.isfinite(gain), gain, np.nan).T, rcond=None)[0][1:].T
+        )
+        self.maps = self.shifted = Affine(centre=self.mean + slopes @ self.root.T, root=root)
+        n = _power_of_two(POINTS_PER_COEFFICIENT * (d + 1) * (d + 2) // 2)
+        if n <= self.method.draws:
+            z = StudentT(dimension=d, n_draws=n, n_blocks=1).draw(self.generator, 1)[0]
+            self.maps = curvature_step(maps=self.shifted, z=z, log_density=self._densities(self.shifted, z))
+
+    def _densities(self, maps: Affine, z: FloatArray) -> FloatArray:
+        """Return every student's log density (S, n) at its own image of z (n, d)."""
+        everyone = np.arange(self.n)
+        width = len(z) * self.density.n_parameters
+        chunks = np.array_split(everyone, max(1, -(-self.n * width // CHUNK)))
+        return np.concatenate([self.density(maps.take(part)(z[None]), part[:, None]) for part in chunks])
+
+    def match(self, students: Students, base: Base, *, limit: float) -> None:
+        """Match moments of some students until k-hat is good or falls no more."""
+        for chunk in self._chunks(students, base):
+            z = base.draw(self.generator, 1)[0][None]
+            maps, active = self.shifted.take(chunk), np.arange(len(chunk))
+            weights = self._weights(chunk, maps, base, z)
+            shape, values = weights.shape.copy(), weights.values.copy()
+            for _ in range(self.method.n_rounds):
+                active = active[~(shape[active] <= limit) & np.isfinite(values[active]).all(axis=1)]
+                waiting = active
+                for kind in ("mean", "variances", "covariance"):
+                    if not waiting.size:
+                        break
+                    tried = moment_step(
+                        kind, maps=maps.take(waiting), z=np.repeat(z, len(waiting), axis=0), weights=values[waiting]
+                    )
+                    found = self._weights(chunk[waiting], tried, base, z)
+                    better = found.shape < shape[waiting]
+                    maps = maps.put(waiting[better], tried.take(np.flatnonzero(better)))
+                    shape[waiting[better]], values[waiting[better]] = found.shape[better], found.values[better]
+                    waiting = waiting[~better]
+                active = np.setdiff1d(active, waiting)
+            self.maps = self.maps.put(chunk, maps)
+
+    def _weights(self, students: Students, maps: Affine, base: Base, z: FloatArray) -> Weights:
+        theta = maps(z)
+        target = self.density(theta, students[:, None])
+        return smoothed(target + maps.log_determinant[:, None] - base.log_density(z))
+
+    def weigh(self, students: Students, base: Base) -> None:
+        """Draw anew, weigh against the mixture of the first and the matched proposal, keep what improves k-hat."""
+        first = not hasattr(self, "moments")
+        parts = []
+        for chunk in self._chunks(students, base):
+            z = base.draw(self.generator, len(chunk))
+            here, before = self.maps.take(chunk), self.shifted.take(chunk)
+            if first:
+                theta, proposal = here(z), base.log_density(z) - here.log_determinant[:, None]
+            else:
+                theta, proposal = _mixture(base, z, here, before)
+            weights = smoothed(self.density(theta, chunk[:, None]) - proposal)
+            better = np.ones(len(chunk), dtype=bool) if first else weights.shape < self.shape[chunk]
+            chosen = chunk[better]
+            self.shape[chosen], self.effective[chosen] = weights.shape[better], weights.effective[better]
+            found = self._moments(chosen, theta[better], weights.values[better], base)
+            if first:
+                parts.append(found)
+            else:
+                self.moments = self.moments.replaced(chosen, found)
+        if first:
+            self.moments = StudentMoments.joined(parts)
+
+    def _moments(self, students: Students, theta: FloatArray, weights: FloatArray, base: Base) -> StudentMoments:
+        """Weighted moments, with errors from the scatter of blocks."""
+        found = self.stack.take(students).predictive(self.density.named(theta, students))
+        mean, variance = found.mean, np.broadcast_to(found.variance, found.mean.shape)
+        w = weights.T[:, :, None]
+        centre = (w * mean).sum(axis=0)
+        off = mean - centre
+        squares = off**2
+        noise, parameter = (w * variance).sum(axis=0), (w * squares).sum(axis=0)
+        n_blocks = base.n_blocks
+        size = len(w) // n_blocks
+
+        def error(values: FloatArray) -> FloatArray:
+            kept = (w * values)[: size * n_blocks].reshape(n_blocks, size, *values.shape[1:]).sum(axis=1)
+            return np.asarray(np.sqrt((kept**2).sum(axis=0) * n_blocks / (n_blocks - 1)))
+
+        mean_error = error(off)
+        return StudentMoments(
+            mean=centre,
+            parameter=parameter + mean_error**2,
+            noise=noise,
+            mean_error=mean_error,
+            intra_error=error(squares + variance - (parameter + noise)),
+            shared=np.full(len(students), isinstance(base, PilotDraws)),
+        )
+
+    def _chunks(self, students: Students, base: Base) -> list[Students]:
+        width = base.n_draws * max(self.density.n_parameters, self.stack_width)
+        return np.array_split(students, max(1, -(-len(students) * width // CHUNK)))
+
+    @property
+    def stack_width(self) -> int:
+        """Points of a student's predictions."""
+        if not hasattr(self, "_width"):
+            one = self.density.named(self.mean[None, None], np.array([0]))
+            self._width = self.stack.take([0]).predictive(one).mean.shape[-1]
+        return int(self._width)
 
 
-def _replaced(moments: StudentMoments, students: NDArray[np.int64], fresh: StudentMoments) -> StudentMoments:
-    arrays = {
-        name: getattr(moments, name).copy() for name in ("mean", "parameter", "noise", "mean_error", "intra_error")
-    }
-    for name, array in arrays.items():
-        array[students] = getattr(fresh, name)
-    return StudentMoments(**arrays)
+def _mixture(base: Base, z: FloatArray, here: Affine, before: Affine) -> tuple[FloatArray, FloatArray]:
+    """Return points (S, D, d), half of them of each map, and log densities of the mixture.
+
+    Halves are those of every block of points, so that blocks stay alike.
+    """
+    n_blocks = base.n_blocks
+    size = z.shape[1] // n_blocks
+    place = np.arange(z.shape[1]) % size < size // 2
+    theta = np.where(place[None, :, None], before(z), here(z))
+    logs = [base.log_density(one.inverse(theta)) - one.log_determinant[:, None] for one in (before, here)]
+    return theta, np.asarray(np.logaddexp(*logs) - np.log(2.0))
+
+
+def _power_of_two(least: int) -> int:
+    return int(2 ** np.ceil(np.log2(least)))
 
 
 def _worse(one: Diagnostics, other: Diagnostics) -> Diagnostics:
