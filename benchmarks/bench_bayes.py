@@ -14,9 +14,9 @@ import numpy as np
 
 import kdstats as kd
 from kdstats.prediction.bayes import NUTS, Reweighting
-from kdstats.prediction.bayes.components import moments_of
 from kdstats.prediction.bayes.libraries import pm
 from kdstats.prediction.bayes.models import stack_of
+from kdstats.prediction.bayes.moments import moments_of
 from kdstats.prediction.bayes.posteriors import quiet, sample
 from kdstats.prediction.bayes.reweighting import reweight
 

@@ -7,7 +7,6 @@ its square (from batch means, with no assumption on the chains but that batches 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,21 +19,18 @@ from kdstats.components.estimation import estimate_components
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import ConvergenceWarning
 from kdstats.prediction.bayes.libraries import az
+from kdstats.prediction.bayes.moments import StudentMoments
 from kdstats.prediction.bayes.posteriors import draws_of, quiet
 from kdstats.prediction.bayes.stacks import Stack
 from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 
-__all__ = ["Diagnostics", "StudentMoments", "batch_errors", "components_of", "diagnose", "moments_of"]
+__all__ = ["Diagnostics", "components_of", "diagnose"]
 
 FloatArray = NDArray[np.float64]
 
 #: The gate: largest R-hat, smallest effective sample size.
 MAX_RHAT, MIN_ESS = 1.01, 400.0
-#: What :class:`StudentMoments` has of every student and point.
-MOMENTS = ("mean", "parameter", "noise", "mean_error", "intra_error")
-#: Numbers held at once while predictions are summed over draws.
-CHUNK = 8_000_000
 #: Draws whose predictions are held at once, and parameters that ArviZ looks at after a screening.
 SERIES_BLOCK, SCREENED = 50, 25
 
@@ -118,48 +114,6 @@ class Diagnostics:
         return text + (f"; FAILS: {'; '.join(self.failures)}" if self.failures else "")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StudentMoments:
-    """Each student's posterior predictive moments and the error its draws leave in them.
-
-    Attributes
-    ----------
-    mean, parameter, noise : (S, m) ndarray
-        Posterior mean and variance of the prediction, posterior mean of the noise variance.
-    mean_error, intra_error : (S, m) ndarray
-        Monte Carlo standard errors of ``mean`` and of ``parameter + noise``.
-    shared : (S,) ndarray of bool, optional
-        Students whose errors come from the same draws. Default: none.
-    """
-
-    mean: FloatArray
-    parameter: FloatArray
-    noise: FloatArray
-    mean_error: FloatArray
-    intra_error: FloatArray
-    shared: NDArray[np.bool_] | None = None
-
-    @property
-    def common(self) -> NDArray[np.bool_]:
-        """``shared``, spelled out."""
-        return np.zeros(len(self.mean), dtype=bool) if self.shared is None else self.shared
-
-    @classmethod
-    def joined(cls, parts: Sequence[StudentMoments]) -> StudentMoments:
-        """Return the students of several parts, one after the other."""
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in MOMENTS}
-        return cls(**arrays, shared=np.concatenate([part.common for part in parts]))
-
-    def replaced(self, students: NDArray[np.int64], fresh: StudentMoments) -> StudentMoments:
-        """Return moments in which some students have others."""
-        arrays = {name: getattr(self, name).copy() for name in MOMENTS}
-        shared = self.common.copy()
-        for name, array in arrays.items():
-            array[students] = getattr(fresh, name)
-        shared[students] = fresh.common
-        return StudentMoments(**arrays, shared=shared)
-
-
 def diagnose(stack: Stack, data: az.InferenceData) -> Diagnostics:
     """Return the diagnostics of posterior draws of a stack's students."""
     n_chains, n_draws = data.posterior.sizes["chain"], data.posterior.sizes["draw"]
@@ -181,19 +135,6 @@ def diagnose(stack: Stack, data: az.InferenceData) -> Diagnostics:
         worst_rhat=worst,
         worst_allowed=allowed,
     )
-
-
-def moments_of(stack: Stack, data: az.InferenceData) -> StudentMoments:
-    """Return each student's predictive moments, from its draws (chain, draw, student, ...)."""
-    draws = draws_of(data)
-    n_chains, n_draws, n_students = next(iter(draws.values())).shape[:3]
-    n_points = stack.predictive({k: v[:1, :1] for k, v in draws.items()}).mean.shape[-1]
-    width = max(1, CHUNK // (n_chains * n_draws * n_points))
-    parts = [
-        _moments(stack.predictive({name: array[:, :, first : first + width] for name, array in draws.items()}))
-        for first in range(0, n_students, width)
-    ]
-    return StudentMoments.joined(parts)
 
 
 def components_of(
@@ -319,33 +260,6 @@ def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
     pieces_count, quantile = len(pieces), chdtri(len(pieces) - 1, 0.01 / (2 * columns.shape[2]))
     allowed = np.sqrt(1.0 + pieces_count / ess * max(quantile / (pieces_count - 1) - 1.0, 0.0))
     return rhats[worst], max(MAX_RHAT, float(allowed))
-
-
-def _moments(found: Any) -> StudentMoments:
-    """Moments over chains and draws of one chunk of students, with batch-means errors."""
-    mean, variance = found.mean, np.broadcast_to(found.variance, found.mean.shape)
-    centre = mean.mean(axis=(0, 1))
-    squares = (mean - centre) ** 2
-    noise = variance.mean(axis=(0, 1))
-
-    mean_error = batch_errors(mean)
-    return StudentMoments(
-        mean=centre,
-        parameter=squares.mean(axis=(0, 1)) + mean_error**2,
-        noise=noise,
-        mean_error=mean_error,
-        intra_error=batch_errors(squares + variance),
-    )
-
-
-def batch_errors(values: FloatArray) -> FloatArray:
-    """Return the standard error of the mean of series (chain, draw, ...), from batch means."""
-    n_chains, n_draws = values.shape[:2]
-    size = max(1, int(np.sqrt(n_draws)))
-    n_batches = n_draws // size
-    kept = values[:, : n_batches * size].reshape(n_chains, n_batches, size, *values.shape[2:]).mean(axis=2)
-    flat = kept.reshape(n_chains * n_batches, *values.shape[2:])
-    return np.asarray(flat.std(axis=0, ddof=1) / np.sqrt(len(flat)))
 
 
 def _chain_errors(moments: StudentMoments, *, silent: bool) -> dict[str, float]:

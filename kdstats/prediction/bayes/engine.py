@@ -14,11 +14,12 @@ from kdstats.components.classes import ClassComponents
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ApproximationWarning, UnsupportedProblemError
 from kdstats.linear.bayesian import fit_bayesian_students
-from kdstats.prediction.bayes.components import Diagnostics, StudentMoments, components_of, diagnose, moments_of
+from kdstats.prediction.bayes.components import Diagnostics, components_of, diagnose
 from kdstats.prediction.bayes.entropies import EntropyParts, class_components, entropy_parts
 from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting, as_method
 from kdstats.prediction.bayes.models import stack_of
+from kdstats.prediction.bayes.moments import StudentMoments, moments_of
 from kdstats.prediction.bayes.posteriors import draws_of, sample
 from kdstats.prediction.bayes.reweighting import reweight
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent

@@ -21,7 +21,7 @@ from scipy.special import xlogy
 from kdstats.components.class_moments import Cells, entropy
 from kdstats.components.classes import ClassComponents, estimate_classes
 from kdstats.prediction.bayes.class_models import class_probabilities
-from kdstats.prediction.bayes.components import CHUNK, batch_errors
+from kdstats.prediction.bayes.moments import CHUNK, batch_errors
 from kdstats.prediction.bayes.stacks import Draws
 from kdstats.problem.specification import DistillationProblem
 

@@ -204,16 +204,16 @@ def smoothed(log_weights: FloatArray) -> Weights:
 
 
 def moment_step(kind: str, *, maps: Affine, z: FloatArray, weights: FloatArray) -> Affine:
-    """Return maps whose proposals have weighted moments of the present ones (S, D, d).
+    """Return maps that give the draws z (D, d) the moments that the weights (S, D) give them under the present maps.
 
     ``kind`` "mean" moves the centre; "variances" also scales each parameter; "covariance" takes the whole covariance.
     """
-    mean = np.einsum("sd,sdi->si", weights, z)
+    mean = weights @ z
     centre = maps.centre + np.einsum("sij,sj->si", maps.root, mean)
     if kind == "mean":
         return Affine(centre=centre, root=maps.root)
-    off = z - mean[:, None]
-    inner = np.einsum("sd,sdi,sdj->sij", weights, off, off, optimize=True)
+    weighted = weights[:, None, :] * z.T
+    inner = weighted @ z - mean[:, :, None] * mean[:, None, :]
     if kind == "variances":
         wanted = np.einsum("sij,sjk,sik->si", maps.root, inner, maps.root, optimize=True)
         ratio = np.sqrt(wanted / np.einsum("sij,sij->si", maps.root, maps.root))
@@ -222,6 +222,69 @@ def moment_step(kind: str, *, maps: Affine, z: FloatArray, weights: FloatArray) 
     floor = np.finfo(np.float64).eps * np.maximum(lengths[:, -1:], np.finfo(np.float64).tiny)
     stretch = (axes * np.sqrt(np.maximum(lengths, floor))[:, None, :]) @ axes.swapaxes(1, 2)
     return Affine(centre=centre, root=maps.root @ stretch)
+
+
+def match_moments(
+    target: Callable[[FloatArray, NDArray[np.int64]], FloatArray],
+    *,
+    maps: Affine,
+    z: FloatArray,
+    log_base: FloatArray,
+    limit: float,
+    n_rounds: int,
+) -> Affine:
+    """Match moments of S students until k-hat is good or falls no more.
+
+    Each round takes the first of three steps that lowers a student's k-hat: to the weighted mean, then also to the
+    marginal variances, then also to the covariance.
+
+    Parameters
+    ----------
+    target : callable
+        ``target(theta, students)``: log densities (s, D) of points (s, D, d) of some of the students.
+    maps : Affine
+        Where to start.
+    z : (D, d) ndarray
+        Draws of the base, the same for all students.
+    log_base : (D,) ndarray
+        Their log densities.
+    limit : float
+        k-hat that is good enough.
+    n_rounds : int
+    """
+
+    def weigh(students: NDArray[np.int64], tried: Affine) -> Weights:
+        return smoothed(target(tried(z[None]), students) + tried.log_determinant[:, None] - log_base)
+
+    active = np.arange(len(maps.centre))
+    start = weigh(active, maps)
+    shape, values = start.shape.copy(), start.values.copy()
+    for _ in range(n_rounds):
+        active = active[~(shape[active] <= limit)]
+        waiting = active
+        for kind in ("mean", "variances", "covariance"):
+            if waiting.size:
+                tried = moment_step(kind, maps=maps.take(waiting), z=z, weights=values[waiting])
+                found = weigh(waiting, tried)
+                better = found.shape < shape[waiting]
+                maps = maps.put(waiting[better], tried.take(np.flatnonzero(better)))
+                shape[waiting[better]], values[waiting[better]] = found.shape[better], found.values[better]
+                waiting = waiting[~better]
+        active = np.setdiff1d(active, waiting)
+    return maps
+
+
+def mixture(base: Base, z: FloatArray, here: Affine, before: Affine) -> tuple[FloatArray, FloatArray]:
+    """Return points (S, D, d), half of them of each map, and log densities of the mixture.
+
+    Halves are those of every block of points, so that blocks stay alike.
+    """
+    n_blocks = base.n_blocks
+    size = z.shape[1] // n_blocks
+    place = np.arange(z.shape[1]) % size < size // 2
+    theta = np.where(place[None, :, None], before(z), here(z))
+    logs = [base.log_density(one.inverse(theta)) - one.log_determinant[:, None] for one in (before, here)]
+    return theta, np.asarray(np.logaddexp(*logs) - np.log(2.0))
 
 
 def curvature_step(*, maps: Affine, z: FloatArray, log_density: FloatArray) -> Affine:

@@ -23,19 +23,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.prediction.bayes.components import MIN_ESS, Diagnostics, StudentMoments, diagnose, moments_of
+from kdstats.prediction.bayes.components import MIN_ESS, Diagnostics, diagnose
 from kdstats.prediction.bayes.densities import StudentDensities
 from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.methods import Reweighting
+from kdstats.prediction.bayes.moments import StudentMoments, moments_of
 from kdstats.prediction.bayes.posteriors import draws_of, sample
 from kdstats.prediction.bayes.proposals import (
     Affine,
     Base,
     PilotDraws,
     StudentT,
-    Weights,
     curvature_step,
-    moment_step,
+    match_moments,
+    mixture,
     pareto_k_limit,
     smoothed,
 )
@@ -85,7 +86,7 @@ class Reweighted:
 
 
 def reweight(stack: Stack, method: Reweighting, *, seed: int) -> Reweighted:
-    """Reweight one fit to every student of a stack; students whose weights are bad are refused, or refitted if asked."""
+    """Reweight one fit to every student of a stack; those with bad weights are refused, or refitted if asked."""
     pilot = stack.pilot()
     data = sample(pilot, method.nuts, seed=seed)
     diagnostics = diagnose(pilot, data)
@@ -187,33 +188,22 @@ class _Run:
         return np.concatenate([self.density(maps.take(part)(z[None]), part[:, None]) for part in chunks])
 
     def match(self, students: Students, base: Base, *, limit: float) -> None:
-        """Match moments of some students until k-hat is good or falls no more."""
+        """Match moments of some students, from the known shift on."""
         for chunk in self._chunks(students, base):
-            z = base.draw(self.generator, 1)[0][None]
-            maps, active = self.shifted.take(chunk), np.arange(len(chunk))
-            weights = self._weights(chunk, maps, base, z)
-            shape, values = weights.shape.copy(), weights.values.copy()
-            for _ in range(self.method.n_rounds):
-                active = active[~(shape[active] <= limit) & np.isfinite(values[active]).all(axis=1)]
-                waiting = active
-                for kind in ("mean", "variances", "covariance"):
-                    if not waiting.size:
-                        break
-                    tried = moment_step(
-                        kind, maps=maps.take(waiting), z=np.repeat(z, len(waiting), axis=0), weights=values[waiting]
-                    )
-                    found = self._weights(chunk[waiting], tried, base, z)
-                    better = found.shape < shape[waiting]
-                    maps = maps.put(waiting[better], tried.take(np.flatnonzero(better)))
-                    shape[waiting[better]], values[waiting[better]] = found.shape[better], found.values[better]
-                    waiting = waiting[~better]
-                active = np.setdiff1d(active, waiting)
-            self.maps = self.maps.put(chunk, maps)
+            z = base.draw(self.generator, 1)[0]
 
-    def _weights(self, students: Students, maps: Affine, base: Base, z: FloatArray) -> Weights:
-        theta = maps(z)
-        target = self.density(theta, students[:, None])
-        return smoothed(target + maps.log_determinant[:, None] - base.log_density(z))
+            def target(theta: FloatArray, index: Students, chunk: Students = chunk) -> FloatArray:
+                return self.density(theta, chunk[index][:, None])
+
+            found = match_moments(
+                target,
+                maps=self.shifted.take(chunk),
+                z=z,
+                log_base=base.log_density(z),
+                limit=limit,
+                n_rounds=self.method.n_rounds,
+            )
+            self.maps = self.maps.put(chunk, found)
 
     def weigh(self, students: Students, base: Base) -> None:
         """Draw anew, weigh against the mixture of the first and the matched proposal, keep what improves k-hat."""
@@ -225,7 +215,7 @@ class _Run:
             if first:
                 theta, proposal = here(z), base.log_density(z) - here.log_determinant[:, None]
             else:
-                theta, proposal = _mixture(base, z, here, before)
+                theta, proposal = mixture(base, z, here, before)
             weights = smoothed(self.density(theta, chunk[:, None]) - proposal)
             better = np.ones(len(chunk), dtype=bool) if first else weights.shape < self.shape[chunk]
             chosen = chunk[better]
@@ -275,19 +265,6 @@ class _Run:
             one = self.density.named(self.mean[None, None], np.array([0]))
             self._width = self.stack.take([0]).predictive(one).mean.shape[-1]
         return int(self._width)
-
-
-def _mixture(base: Base, z: FloatArray, here: Affine, before: Affine) -> tuple[FloatArray, FloatArray]:
-    """Return points (S, D, d), half of them of each map, and log densities of the mixture.
-
-    Halves are those of every block of points, so that blocks stay alike.
-    """
-    n_blocks = base.n_blocks
-    size = z.shape[1] // n_blocks
-    place = np.arange(z.shape[1]) % size < size // 2
-    theta = np.where(place[None, :, None], before(z), here(z))
-    logs = [base.log_density(one.inverse(theta)) - one.log_determinant[:, None] for one in (before, here)]
-    return theta, np.asarray(np.logaddexp(*logs) - np.log(2.0))
 
 
 def _power_of_two(least: int) -> int:

@@ -11,11 +11,12 @@ import kdstats as kd
 from kdstats.errors import ApproximationWarning, ConvergenceWarning
 from kdstats.linear.bayesian import fit_bayesian_students
 from kdstats.prediction.bayes import ADVI, NUTS, Laplace, Reweighting, sample_students
-from kdstats.prediction.bayes.components import Diagnostics, components_of, diagnose, moments_of
+from kdstats.prediction.bayes.components import Diagnostics, components_of, diagnose
 from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.models import conjugate_stack
+from kdstats.prediction.bayes.moments import moments_of
 from kdstats.prediction.bayes.posteriors import sample
-from kdstats.prediction.bayes.reweighting import pareto_k_limit
+from kdstats.prediction.bayes.proposals import pareto_k_limit
 from kdstats.prediction.bayes.stacks import Predictive, Stack
 
 N_PROBLEMS, N_STUDENTS = 30, 8
