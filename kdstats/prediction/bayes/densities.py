@@ -62,9 +62,11 @@ class StudentDensities:
             terms = [term.reshape((term.shape[0], -1)).sum(axis=1) for term in self.model.logp(sum=False)]
             inputs = self.model.value_vars
             self._density = self.model.compile_fn(sum(terms[1:], terms[0]), inputs=inputs, point_fn=False)
-            outputs = [self.model[name] for name in COMPUTED if name in self.model.named_vars]
-            self._outputs = [variable.name for variable in outputs]
-            self._compute = self.model.compile_fn(outputs, inputs=inputs, point_fn=False) if outputs else None
+            self._outputs = [name for name in COMPUTED if name in self.model.named_vars]
+            self._compute = None
+            if self._outputs:
+                outputs = self.model.replace_rvs_by_values([self.model[name] for name in self._outputs])
+                self._compute = self.model.compile_fn(outputs, inputs=inputs, point_fn=False, on_unused_input="ignore")
 
     @property
     def n_parameters(self) -> int:

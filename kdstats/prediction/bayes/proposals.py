@@ -192,8 +192,8 @@ def smoothed(log_weights: FloatArray) -> Weights:
     clean = np.where(np.isnan(log_weights) | np.isposinf(log_weights), -np.inf, log_weights)
     top = clean.max(axis=1, keepdims=True)
     usable = np.isfinite(top[:, 0]) & ~(clean != log_weights).any(axis=1)
-    level = np.ptp(np.where(np.isfinite(clean), clean, top), axis=1) < np.sqrt(np.finfo(np.float64).eps)
-    tailed = usable & ~(level & np.isfinite(clean).all(axis=1))
+    level = clean.min(axis=1) > np.where(usable, top[:, 0], 0.0) - np.sqrt(np.finfo(np.float64).eps)
+    tailed = usable & ~level
     if tailed.any():
         with quiet():
             kept, found = az.psislw(np.maximum(clean[tailed], top[tailed] - 700.0))

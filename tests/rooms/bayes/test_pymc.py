@@ -16,7 +16,6 @@ from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.models import conjugate_stack
 from kdstats.prediction.bayes.moments import moments_of
 from kdstats.prediction.bayes.posteriors import sample
-from kdstats.prediction.bayes.proposals import pareto_k_limit
 from kdstats.prediction.bayes.stacks import Predictive, Stack
 
 N_PROBLEMS, N_STUDENTS = 30, 8
@@ -174,29 +173,6 @@ def test_moments_are_not_inflated_by_short_chains():
 
 
 PROBLEM = pose(kd.BayesianLinearStudent(noise_variance=1.0, prior_variance=0.8), p=6, n=40)
-
-
-def test_reweighting_against_exact_posteriors():
-    """One fit serves every student: components within 4 of their importance-sampling errors."""
-    found = sample_students(PROBLEM, n_students=40, rng=3, method=Reweighting())
-    exact = kd.observe(PROBLEM, n_students=40, rng=3)  # the same labels
-    assert found.pareto_k.shape == (40,)
-    assert (found.pareto_k <= pareto_k_limit(2000)).all()
-    for name, error in found.components.attrs["mcse"].items():
-        assert abs(float((found.components.estimate[name] - exact.estimate[name]).mean())) < 4 * error
-    with pytest.raises(kd.errors.PredictionError, match=r"k-hat above 0\.70 for .* of 40"):
-        sample_students(PROBLEM, n_students=40, rng=3, method=Reweighting(n_rounds=0))  # plain weights fail
-
-
-@pytest.mark.slow
-def test_bad_weights_are_refitted_where_asked():
-    found = sample_students(
-        PROBLEM, n_students=20, rng=3, method=Reweighting(nuts=NUTS(draws=1000), n_rounds=0, refit=True)
-    )
-    exact = kd.observe(PROBLEM, n_students=20, rng=3)
-    assert 0 < found.components.attrs["n_refitted"] == int((~(found.pareto_k <= pareto_k_limit(4000))).sum())
-    for name, error in found.components.attrs["mcse"].items():
-        assert abs(float((found.components.estimate[name] - exact.estimate[name]).mean())) < 4 * error
 
 
 @pytest.mark.slow
