@@ -25,7 +25,7 @@ from kdstats.prediction.bayes.posteriors import quiet
 
 N_STUDENTS, N_INPUTS, N_FEATURES, N_SEPARATE = 200, 404, 13, 10
 METHOD = NUTS(draws=500, tune=500, chains=4)
-PILOT = NUTS(draws=250, tune=250, chains=4)
+PILOT = METHOD
 #: Draws of each student by reweighting, and the most draws per chain that the one model is asked for.
 WEIGHTED, MOST = 1024, 3000
 SEED = 5

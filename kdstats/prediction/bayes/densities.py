@@ -13,7 +13,7 @@ from kdstats.prediction.bayes.libraries import pm
 from kdstats.prediction.bayes.posteriors import quiet
 from kdstats.prediction.bayes.stacks import Stack
 
-__all__ = ["StudentDensities"]
+__all__ = ["LogDensity", "StudentDensities"]
 
 FloatArray = NDArray[np.float64]
 
@@ -21,6 +21,31 @@ FloatArray = NDArray[np.float64]
 BATCH, LARGEST = 4_000_000, 32_768
 #: What a model of one's own computes from its parameters, as far as predictions need it.
 COMPUTED = ("prediction", "prediction_variance")
+
+
+class LogDensity:
+    """Log posterior of each student of a stack on the unconstrained scale.
+
+    Attributes
+    ----------
+    model : pymc.Model
+        Its data can be set anew, for any number of students, without compiling again.
+    names : list of str
+        The value variables, in order.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.model = stack.model()
+        self.names = [variable.name for variable in self.model.value_vars]
+        with quiet():
+            terms = [term.reshape((term.shape[0], -1)).sum(axis=1) for term in self.model.logp(sum=False)]
+            self.compiled = self.model.compile_fn(
+                sum(terms[1:], terms[0]), inputs=self.model.value_vars, point_fn=False
+            )
+
+    def __call__(self, point: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the log densities (S,) of value variables (S, ...)."""
+        return np.asarray(self.compiled(*(point[name] for name in self.names)))
 
 
 class StudentDensities:
@@ -43,8 +68,8 @@ class StudentDensities:
         width = sum(int(np.prod(array.shape[1:])) for array in stack.arrays.values())
         self._batch = min(max(BATCH // max(width, 1), 1), LARGEST)
         self._arrays, self._size = stack.arrays, 1
-        self.model = stack.take([0]).model()
-        self._names = [variable.name for variable in self.model.value_vars]
+        density = LogDensity(stack.take([0]))
+        self.model, self._names, self._density = density.model, density.names, density.compiled
         free = {self.model.rvs_to_values[variable].name: variable for variable in self.model.free_RVs}
         transforms = self.model.rvs_to_transforms
         self._kinds = [(free[name].name, transforms[free[name]] is not None) for name in self._names]
@@ -59,14 +84,13 @@ class StudentDensities:
         self._shapes = [np.shape(point[name])[1:] for name in self._names]
         self._cuts = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
         with quiet():
-            terms = [term.reshape((term.shape[0], -1)).sum(axis=1) for term in self.model.logp(sum=False)]
-            inputs = self.model.value_vars
-            self._density = self.model.compile_fn(sum(terms[1:], terms[0]), inputs=inputs, point_fn=False)
             self._outputs = [name for name in COMPUTED if name in self.model.named_vars]
             self._compute = None
             if self._outputs:
                 outputs = self.model.replace_rvs_by_values([self.model[name] for name in self._outputs])
-                self._compute = self.model.compile_fn(outputs, inputs=inputs, point_fn=False, on_unused_input="ignore")
+                self._compute = self.model.compile_fn(
+                    outputs, inputs=self.model.value_vars, point_fn=False, on_unused_input="ignore"
+                )
 
     @property
     def n_parameters(self) -> int:

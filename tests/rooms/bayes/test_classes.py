@@ -8,9 +8,10 @@ import kdstats as kd
 from kdstats.components.class_moments import entropy
 from kdstats.prediction.bayes import NUTS, Laplace, sample_students, simulation_calibration
 from kdstats.prediction.bayes.class_models import class_stack
+from kdstats.prediction.bayes.densities import LogDensity
 from kdstats.prediction.bayes.entropies import entropy_parts
 from kdstats.prediction.bayes.libraries import pt
-from kdstats.prediction.bayes.posteriors import LogDensity, draws_of
+from kdstats.prediction.bayes.posteriors import draws_of
 from kdstats.sampling.classes import draw_class_counts
 from kdstats.streams import as_seeds
 
