@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import MissingDependencyError, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import DirichletStudent, TabularStudent
+from kdstats.problem.categorical import DirichletStudent, SoftmaxStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 
@@ -35,6 +35,7 @@ OBSERVATION_ENGINES = {
     "conjugate": "kdstats.observation.conjugate:observe",
     "pymc": "kdstats.prediction.bayes:observe",
     "categorical": "kdstats.observation.categorical:observe",
+    "softmax": "kdstats.observation.softmax:observe",
 }
 #: What each student is predicted and observed with when no engine is named.
 DEFAULTS: dict[type, tuple[str | None, str]] = {
@@ -44,6 +45,7 @@ DEFAULTS: dict[type, tuple[str | None, str]] = {
     BayesianStudent: ("pymc", "pymc"),
     TabularStudent: ("closed_form", "categorical"),
     DirichletStudent: ("closed_form", "categorical"),
+    SoftmaxStudent: ("closed_form", "softmax"),
 }
 #: Extra that brings a top-level library an engine needs.
 EXTRAS = {"torch": "networks", "pymc": "bayes", "pytensor": "bayes", "arviz": "bayes", "transformers": "language"}

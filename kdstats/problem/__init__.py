@@ -1,7 +1,7 @@
 """What is asked: frozen descriptions, validated once, that compute nothing."""
 
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
+from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, SoftmaxStudent, TabularStudent
 from kdstats.problem.design import SOURCES, STRATEGIES, Design, VarianceWeighting
 from kdstats.problem.language import LanguageSampling, LanguageStudent, LanguageTeacher
 from kdstats.problem.sequences import SequenceTeacher
@@ -27,6 +27,7 @@ __all__ = [
     "LinearStudent",
     "NetworkStudent",
     "SequenceTeacher",
+    "SoftmaxStudent",
     "TabularStudent",
     "VarianceWeighting",
 ]

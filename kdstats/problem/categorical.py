@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
 
 from kdstats.errors import invalid
-from kdstats.problem.validation import as_array, as_count, as_labels, as_matrix, as_number, frozen
+from kdstats.problem.validation import as_array, as_count, as_flag, as_labels, as_matrix, as_number, frozen
 
-__all__ = ["CategoricalTeacher", "DirichletStudent", "TabularStudent"]
+__all__ = ["CategoricalTeacher", "DirichletStudent", "SoftmaxStudent", "TabularStudent"]
 
 FloatArray = NDArray[np.float64]
 
@@ -252,6 +252,38 @@ class DirichletStudent:
     def pseudo_counts(self, n_classes: int) -> FloatArray:
         """Return the prior's parameter for each class."""
         return np.broadcast_to(self.prior_count, (n_classes,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxStudent:
+    r"""Multinomial logistic regression on the classes a teacher gave, fitted to convergence.
+
+    The student gives class c the probability :math:`\pi_c(x) \propto e^{x'\beta_c}` and minimises the cross-entropy
+    summed over its rows plus :math:`\tfrac12\lambda\lVert\beta\rVert^2`, the intercepts free. Rows are the n inputs
+    with the frequencies of their k responses as labels (``averaging``), all kn responses (``multi_response``), or
+    the teacher's probabilities with the weight of k responses (``soft_labels``); so the penalty counts for 1/k as
+    much in the last two, and without a penalty all but soft labels make the same student.
+
+    Parameters
+    ----------
+    penalty : float, default 0.0
+        :math:`\lambda`, at least 0: one over the ``C`` of scikit-learn's ``LogisticRegression``. Without one, labels
+        that a linear rule separates have no finite fit, and are refused.
+    fit_intercept : bool, default True
+        Whether a free intercept is fitted for each class.
+
+    Raises
+    ------
+    ProblemError
+        If the penalty is negative or not finite.
+    """
+
+    penalty: float = 0.0
+    fit_intercept: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "penalty", as_number("penalty", self.penalty, minimum=0.0))
+        object.__setattr__(self, "fit_intercept", as_flag("fit_intercept", self.fit_intercept))
 
 
 def _likeliest(probabilities: FloatArray, *, ranks_kept: int) -> FloatArray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import MisstatedNoiseWarning, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import CLASS_MODELS, BayesianLinearStudent, BayesianStudent
-from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, TabularStudent
+from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, SoftmaxStudent, TabularStudent
 from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -27,12 +27,20 @@ from kdstats.problem.validation import as_count, as_labels
 __all__ = ["DistillationProblem"]
 
 Teacher = GaussianTeacher | CategoricalTeacher
-Student = LinearStudent | NetworkStudent | BayesianLinearStudent | BayesianStudent | TabularStudent | DirichletStudent
+Student = (
+    LinearStudent
+    | NetworkStudent
+    | BayesianLinearStudent
+    | BayesianStudent
+    | TabularStudent
+    | DirichletStudent
+    | SoftmaxStudent
+)
 
 #: Students that each kind of teacher can have.
 STUDENTS_OF: dict[type, tuple[type, ...]] = {
     GaussianTeacher: (LinearStudent, NetworkStudent, BayesianLinearStudent, BayesianStudent),
-    CategoricalTeacher: (TabularStudent, DirichletStudent, NetworkStudent, BayesianStudent),
+    CategoricalTeacher: (TabularStudent, DirichletStudent, NetworkStudent, SoftmaxStudent, BayesianStudent),
 }
 
 _KINDS: dict[str, dict[str, type]] = {
@@ -44,6 +52,7 @@ _KINDS: dict[str, dict[str, type]] = {
         "bayesian": BayesianStudent,
         "tabular": TabularStudent,
         "dirichlet": DirichletStudent,
+        "softmax": SoftmaxStudent,
     },
     "design": {"design": Design},
 }
@@ -63,7 +72,8 @@ class DistillationProblem:
     teacher : GaussianTeacher or CategoricalTeacher
         Distribution of the responses at the n training inputs.
     student : LinearStudent, NetworkStudent, BayesianLinearStudent or BayesianStudent
-        Or a TabularStudent, DirichletStudent, NetworkStudent or BayesianStudent for a CategoricalTeacher.
+        Or a TabularStudent, DirichletStudent, NetworkStudent, SoftmaxStudent or BayesianStudent for a
+        CategoricalTeacher.
         What is fitted to the labels.
     design : Design
         Query points, strategy, number of responses, sources of randomness.

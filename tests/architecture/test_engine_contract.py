@@ -57,6 +57,11 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
         student=kd.DirichletStudent(prior_count=[0.5, 1.0, 2.0]),
         design=kd.Design(n_responses=3),
     ),
+    "class_regression": kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(np.exp(MEANS) / np.exp(MEANS).sum(axis=1, keepdims=True), X),
+        student=kd.SoftmaxStudent(penalty=1.0),
+        design=kd.Design(X[:3] + 0.1, n_responses=3, point_labels=LABELS),
+    ),
     "class_network": kd.DistillationProblem(
         teacher=kd.CategoricalTeacher(np.exp(MEANS) / np.exp(MEANS).sum(axis=1, keepdims=True), X),
         student=kd.NetworkStudent(hidden=(4,), head="softmax", epochs=10),
@@ -68,8 +73,12 @@ PROBLEMS = {name: getattr(kd.catalog, name)() for name in kd.catalog.__all__} | 
 def supported(name, problem):
     """Whether an engine says that it has an answer to a problem."""
     student = problem.student
-    if isinstance(problem.teacher, kd.CategoricalTeacher) or name == "categorical":
-        own = ("closed_form", "categorical") if not isinstance(student, kd.NetworkStudent) else ("networks",)
+    if isinstance(problem.teacher, kd.CategoricalTeacher) or name in ("categorical", "softmax"):
+        engines = {
+            kd.NetworkStudent: ("networks",),
+            kd.SoftmaxStudent: ("closed_form", "monte_carlo", "softmax"),
+        }
+        own = engines.get(type(student), ("closed_form", "categorical"))
         return isinstance(problem.teacher, kd.CategoricalTeacher) and name in own
     if isinstance(student, kd.NetworkStudent):
         return name in ("networks", "linear_response") or (name == "wide_network" and student.parameterization == "ntk")
@@ -96,6 +105,7 @@ CASES = [
 #: A problem of each engine's own in which something is random.
 OWN = {
     "categorical": "classes",
+    "softmax": "class_regression",
     "networks": "network",
     "conjugate": "bayes_evidence",
     "linear_response": "network",

@@ -17,6 +17,7 @@ CONTRACT = (
     "LinearStudent",
     "NetworkStudent",
     "Seeds",
+    "SoftmaxStudent",
     "TabularStudent",
     "VarianceComponents",
     "VarianceWeighting",

@@ -34,7 +34,7 @@ from kdstats.prediction.closed_form.resampling import (
     warn_outside_regime,
 )
 from kdstats.prediction.closed_form.tabular import tabular_components
-from kdstats.problem.categorical import DirichletStudent, TabularStudent
+from kdstats.problem.categorical import DirichletStudent, SoftmaxStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_flag
@@ -76,23 +76,30 @@ class ClosedForm:
         return np.column_stack([np.einsum("ij,ij->i", spread, spread) for spread in self.spreads])
 
 
-def predict(problem: DistillationProblem, *, rng: object = None, covariance: bool = False) -> VarianceComponents:
-    """Predict the variance components of linear, tabular and Dirichlet students in closed form.
+def predict(
+    problem: DistillationProblem, *, rng: Any = None, covariance: bool = False, n_check_students: int = 64
+) -> VarianceComponents:
+    """Predict the variance components of linear, tabular, Dirichlet and softmax students in closed form.
 
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.LinearStudent`, :class:`~kdstats.TabularStudent` or :class:`~kdstats.DirichletStudent`.
+        With a :class:`~kdstats.LinearStudent`, :class:`~kdstats.TabularStudent`, :class:`~kdstats.DirichletStudent` or
+        :class:`~kdstats.SoftmaxStudent`.
     rng : object, optional
-        Accepted as by every engine, and not used: nothing is random here.
+        Accepted as by every engine. It draws the refits behind the error estimate of a SoftmaxStudent; nothing else
+        is random here.
     covariance : bool, default False
         Keep the full inter-student covariance between query points, m x m per output.
+    n_check_students : int, default 64
+        Refits behind the error estimate of a SoftmaxStudent, see
+        :func:`kdstats.prediction.closed_form.softmax.softmax_components`.
 
     Returns
     -------
     VarianceComponents
         With standard errors 0. ``attrs["exactness"]`` is ``exact``, or ``asymptotic`` for
-        estimated weights and resampled rows, with ``attrs["approximation"]`` saying in what.
+        estimated weights, resampled rows and softmax students, with ``attrs["approximation"]`` saying in what.
 
     Raises
     ------
@@ -116,6 +123,10 @@ def predict(problem: DistillationProblem, *, rng: object = None, covariance: boo
     as_flag("covariance", covariance)
     if isinstance(problem.student, (TabularStudent, DirichletStudent)):
         return tabular_components(problem, covariance=covariance)
+    if isinstance(problem.student, SoftmaxStudent):
+        from kdstats.prediction.closed_form.softmax import softmax_components
+
+        return softmax_components(problem, rng=rng, covariance=covariance, n_check_students=n_check_students)
     answer = closed_form(problem)
     attrs = {
         "engine": "closed_form",
@@ -142,7 +153,7 @@ def closed_form(problem: DistillationProblem) -> ClosedForm:
     student = problem.student
     if not isinstance(student, LinearStudent):
         raise UnsupportedProblemError(
-            "the closed form covers a LinearStudent, TabularStudent or DirichletStudent; got a "
+            "the closed form covers a LinearStudent, TabularStudent, DirichletStudent or SoftmaxStudent; got a "
             f"{type(student).__name__} (`kdstats.observe` trains it)"
         )
     with one_blas_thread(when=problem.gaussian_teacher.n_inputs <= SMALL):

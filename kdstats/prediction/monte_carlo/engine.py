@@ -43,6 +43,7 @@ from kdstats.prediction.monte_carlo.moments import (
     frame_of,
     sums,
 )
+from kdstats.prediction.monte_carlo.softmax import simulate_softmax
 from kdstats.prediction.monte_carlo.students import (
     LinearMap,
     OwnRows,
@@ -51,6 +52,7 @@ from kdstats.prediction.monte_carlo.students import (
     linear_map,
     own_rows,
 )
+from kdstats.problem.categorical import SoftmaxStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.problem.validation import as_count, as_flag, as_number
@@ -105,7 +107,9 @@ def predict(
     Parameters
     ----------
     problem : DistillationProblem
-        With a :class:`~kdstats.LinearStudent`; any strategy and any sources.
+        With a :class:`~kdstats.LinearStudent`; any strategy and any sources. Or with a
+        :class:`~kdstats.SoftmaxStudent`, which is refitted to sampled classes; it takes ``n_students``, ``rng``,
+        ``covariance`` and ``progress``.
     n_students : int, default 10_000
         Students to simulate, at least 2 (with ``relative_error``: to begin with).
     rng : int, Generator, SeedSequence, Seeds or None
@@ -147,7 +151,7 @@ def predict(
     Raises
     ------
     UnsupportedProblemError
-        For students that are not linear.
+        For other students.
     ProblemError
         For arguments out of range.
     PredictionError
@@ -175,10 +179,22 @@ def predict(
     True
     """
     started = time.perf_counter()
+    if isinstance(problem.student, SoftmaxStudent):
+        options = {"noise_law": noise_law, "relative_error": relative_error, "control_variate": control_variate}
+        for name, value in options.items():
+            if value not in (None, "gaussian"):
+                raise invalid(name, "be left out for a SoftmaxStudent, which is refitted to sampled classes", value)
+        return simulate_softmax(
+            problem,
+            n_students=as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance"),
+            seeds=as_seeds(rng),
+            covariance=as_flag("covariance", covariance),
+            progress=Progress(progress),
+        )
     if not isinstance(problem.student, LinearStudent):
         raise UnsupportedProblemError(
-            f"engine 'monte_carlo' simulates a LinearStudent; got a {type(problem.student).__name__} "
-            "(`kdstats.observe` trains it: kd.observe(problem))"
+            "engine 'monte_carlo' simulates a LinearStudent or a SoftmaxStudent; got a "
+            f"{type(problem.student).__name__} (`kdstats.observe` trains it: kd.observe(problem))"
         )
     n_students = as_count("n_students", n_students, minimum=2, reason="to estimate inter-student variance")
     limit = as_count("max_students", max_students, minimum=2)

@@ -55,7 +55,7 @@ BAD = [
     (lambda: kd.TabularStudent(pseudo_count=-1.0), "`pseudo_count` must be at least 0; got -1.0"),
     (
         lambda: problem(student=kd.LinearStudent()),
-        "`student` must be a TabularStudent, DirichletStudent, NetworkStudent or BayesianStudent for a Categ",
+        "`student` must be a TabularStudent, DirichletStudent, NetworkStudent, SoftmaxStudent or BayesianStudent for",
     ),
     (
         lambda: problem(kd.GaussianTeacher(X, [1.0, 2.0])),

@@ -116,7 +116,8 @@ BAD = [
     (TEXT.replace('kind = "gaussian"', "kind = [1]"), "`teacher.kind` must be one of gaussian, categorical; got [1]"),
     (
         TEXT.replace('kind = "linear"\n', ""),
-        "`student.kind` must be one of linear, network, bayesian_linear, bayesian, tabular, dirichlet; got None",
+        "`student.kind` must be one of linear, network, bayesian_linear, bayesian, tabular, dirichlet, softmax; "
+        "got None",
     ),
     (TEXT.replace("penalty = 0.0", "penalty = -1"), "`penalty` must be at least 0; got -1.0"),
     (TEXT.replace("penalty = 0.0", "penalty = nan"), "`penalty` must be finite; got nan"),
