@@ -25,6 +25,7 @@ PAGES = (
     "how-to/report.md",
     "how-to/sampled-answers.md",
     "how-to/text-answers.md",
+    "how-to/softmax-students.md",
     "how-to/weight-honestly.md",
     "how-to/which-source.md",
 )
