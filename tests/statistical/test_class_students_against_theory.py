@@ -113,12 +113,12 @@ def test_theory_is_simulation(seed):
 
 def test_the_comparison_notices_one_response_more():
     noticed = 0
-    for seed in range(60):
+    for seed in range(25):
         problem, reference = case(seed)
         values, _ = simulated(problem, reference, seed)
         wrong = problem.with_design(n_responses=problem.design.n_responses + 1)
         noticed += distances(values, kd.predict_classes(wrong, reference=reference, rng=seed)).max() > Z
-    assert noticed >= 54
+    assert noticed >= 23
 
 
 def test_a_table_of_students_shows_what_is_predicted():

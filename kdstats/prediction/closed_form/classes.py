@@ -29,12 +29,20 @@ from kdstats.sampling import BLOCK
 from kdstats.sampling.classes import draw_class_counts
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["as_count_problem", "as_reference", "count_law", "mode_weights", "modes_are_simulated", "predict_classes"]
+__all__ = [
+    "as_count_problem",
+    "as_reference",
+    "count_law",
+    "draw_modes",
+    "has_exact_modes",
+    "modes_are_simulated",
+    "predict_classes",
+]
 
 FloatArray = NDArray[np.float64]
 
-#: Responses up to which the law of the most frequent answer is computed exactly.
-MOST_RESPONSES = 1000
+#: Responses k, and classes times k cubed, up to which the law of the most frequent answer is computed exactly.
+MOST_RESPONSES, MOST_WORK = 1000, 2e10
 
 
 def predict_classes(
@@ -58,10 +66,10 @@ def predict_classes(
     unit : {"nats", "bits"}
         Of entropies and divergences.
     modes : bool, default True
-        Whether to tell about likeliest answers too, which takes of the order of C k² operations an input.
+        Whether to tell about likeliest answers too, which takes up to C k³ / 4 operations an input.
     n_students : int, default 10000
-        Simulated for likeliest answers where pseudo-counts differ between classes, or k is beyond 1000; the rest is
-        always exact.
+        Simulated for likeliest answers where pseudo-counts differ between classes, k is beyond 1000 or C k³ beyond
+        2e10; the rest is always exact.
     rng : int, Generator, SeedSequence, Seeds or None
         For that simulation, as in :func:`kdstats.streams.as_seeds`.
 
@@ -275,19 +283,14 @@ def _mode_measures(
     law = count_law(problem)
     zero = np.zeros(len(target))
     if modes_are_simulated(problem):
-        drawn = mode_weights(problem, pseudo, n_students=n_students, seeds=seeds)
-        chosen = drawn.mean(axis=0)
-        hits, known = (drawn * favourites).sum(axis=2), (drawn * target).sum(axis=2)
-        pairs = (drawn.sum(axis=0) ** 2).sum(axis=1) - (drawn**2).sum(axis=(0, 2))
-        root = np.sqrt(n_students)
-        return {
-            "modes_agree": (
-                pairs / (n_students * (n_students - 1)),
-                2.0 * (drawn * chosen).sum(axis=2).std(axis=0, ddof=1) / root,
-            ),
-            "mode_is_teachers": (hits.mean(axis=0), hits.std(axis=0, ddof=1) / root),
-            "mode_probability": (known.mean(axis=0), known.std(axis=0, ddof=1) / root),
-        }
+        drawn = draw_modes(problem, pseudo, n_students=n_students, seeds=seeds)
+        n, root = np.arange(len(target)), np.sqrt(n_students)
+        times = np.array([np.bincount(column, minlength=target.shape[1]) for column in drawn.T])
+        told = {"mode_is_teachers": favourites, "mode_probability": target, "modes_agree": times / n_students}
+        found = {name: values[n, drawn] for name, values in told.items()}  # (S, n)
+        answer = {name: (seen.mean(axis=0), seen.std(axis=0, ddof=1) / root) for name, seen in found.items()}
+        agree = (times * (times - 1.0)).sum(axis=1) / (n_students * (n_students - 1.0))
+        return answer | {"modes_agree": (agree, 2.0 * answer["modes_agree"][1])}
     if law.is_sampled:
         from kdstats.prediction.closed_form.modes import mode_law  # numba
 
@@ -304,20 +307,26 @@ def _mode_measures(
     }
 
 
+def has_exact_modes(n_classes: int, n_responses: int) -> bool:
+    """Whether the exact law of the most frequent answer has a bearable cost."""
+    return n_responses <= MOST_RESPONSES and n_classes * n_responses**3 <= MOST_WORK
+
+
 def modes_are_simulated(problem: DistillationProblem) -> bool:
-    """Whether likeliest answers have no exact law at a bearable cost: unequal pseudo-counts, very many responses."""
-    student = as_count_problem(problem)
-    uneven = bool(np.ptp(student.pseudo_counts(problem.teacher.n_outputs)) > 0.0)
-    return count_law(problem).is_sampled and (uneven or problem.design.n_responses > MOST_RESPONSES)
+    """Whether likeliest answers are simulated: unequal pseudo-counts, or too many responses or classes."""
+    n_classes = problem.teacher.n_outputs
+    uneven = bool(np.ptp(as_count_problem(problem).pseudo_counts(n_classes)) > 0.0)
+    return count_law(problem).is_sampled and (uneven or not has_exact_modes(n_classes, problem.design.n_responses))
 
 
-def mode_weights(problem: DistillationProblem, pseudo: FloatArray, *, n_students: int, seeds: Seeds) -> FloatArray:
-    """Simulate students' likeliest answers: 1 at that class, shared where several tie, shape (S, n, C)."""
-    teacher = problem.categorical_teacher
-    found = np.empty((n_students, teacher.n_inputs, teacher.n_outputs))
+def draw_modes(problem: DistillationProblem, pseudo: FloatArray, *, n_students: int, seeds: Seeds) -> NDArray[np.int64]:
+    """Simulate students' likeliest answers, one of those that tie at random, shape (S, n)."""
+    found = np.empty((n_students, problem.teacher.n_inputs), dtype=np.int64)
     for block in range(-(-n_students // BLOCK)):
         part = slice(block * BLOCK, min((block + 1) * BLOCK, n_students))
-        values = draw_class_counts(problem, seeds, block)[: part.stop - part.start] + pseudo
-        best = values == values.max(axis=-1, keepdims=True)
-        found[part] = best / best.sum(axis=-1, keepdims=True)
+        values = draw_class_counts(problem, seeds, block) + pseudo
+        rank = (values == values.max(axis=-1, keepdims=True)).cumsum(axis=-1)
+        uniform = seeds.generator("student_output", "ties", block).random(rank.shape[:-1])
+        chosen = 1 + np.floor(uniform * rank[..., -1]).astype(np.int64)
+        found[part] = (rank >= chosen[..., None]).argmax(axis=-1)[: part.stop - part.start]
     return found

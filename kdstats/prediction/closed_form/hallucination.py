@@ -26,10 +26,10 @@ from kdstats.components.provenance import versions
 from kdstats.components.result import label_array
 from kdstats.errors import invalid
 from kdstats.prediction.closed_form.classes import (
-    MOST_RESPONSES,
     as_count_problem,
     as_reference,
-    mode_weights,
+    draw_modes,
+    has_exact_modes,
     modes_are_simulated,
 )
 from kdstats.prediction.closed_form.count_law import log_count_masses
@@ -135,7 +135,7 @@ def hallucination_risk(
         Default: the teacher that answers.
     n_students : int, default 10000
         Simulated for ``first_choice`` of the most frequent answer where pseudo-counts differ between classes, or k is
-        beyond 1000; the rest is exact.
+        beyond 1000 or C k³ beyond 2e10; the rest is exact.
     rng : int, Generator, SeedSequence, Seeds or None
         For that simulation.
 
@@ -183,7 +183,8 @@ def hallucination_risk(
     found = {name: np.zeros((len(names), *shape)) for name in EVENTS}
     errors = {name: np.zeros((len(names), *shape)) for name in EVENTS}
     simulated = [modes_are_simulated(problem.with_design(n_responses=k, strategy=None)) for k in counts]
-    is_simulated = any(simulated) and bool(set(names) & set(MAJORITY[:2]))
+    many = not all(has_exact_modes(teacher.n_outputs, k) for k in counts)
+    is_simulated = (any(simulated) and bool(set(names) & set(MAJORITY[:2]))) or (many and "medoid" in names)
     majority = _first_of_many(setting, n_students, seeds, simulated) if set(names) & set(MAJORITY) else None
     for i, name in enumerate(names):
         if name in MAJORITY[:2] and majority is not None:
@@ -300,7 +301,7 @@ def _first_of_many(
     if is_plain:
         values.pop("medoid")
     found = {name: (np.zeros(shape), np.zeros(shape)) for name in ("labels", "winner", "medoid")}
-    few = counts <= MOST_RESPONSES
+    few = np.array([has_exact_modes(setting.p.shape[1], int(k)) for k in counts])
     if few.any():
         for i, p in enumerate(setting.p):
             rows = np.concatenate([values[name][:, i] for name in values])
@@ -313,8 +314,8 @@ def _first_of_many(
         jobs = [("labels", setting.pseudo, setting.unlikely)] if simulated[j] else []
         jobs += [] if few[j] else [(name, np.zeros(1), values[name]) for name in values]
         for name, pseudo, told in jobs:
-            drawn = mode_weights(asked, pseudo, n_students=n_students, seeds=seeds.branch("hallucination", int(k)))
-            hits = np.einsum("snc,tnc->tsn", drawn, told)
+            drawn = draw_modes(asked, pseudo, n_students=n_students, seeds=seeds.branch("hallucination", int(k)))
+            hits = told[:, np.arange(n), drawn]  # (T, S, n)
             found[name][0][:, j] = hits.mean(axis=1)
             found[name][1][:, j] = hits.std(axis=1, ddof=1) / np.sqrt(n_students)
     if is_plain:

@@ -58,7 +58,7 @@ def mode_law(p: FloatArray, *, n_responses: int, correlation: float = 0.0) -> Fl
     Notes
     -----
     Ties are broken at random. Exact up to rounding and C times 1e-17. Costs of the order of
-    C k² for flat laws, less for others, times a logarithm of k.
+    C k² where no class is likely to be seen more than a few times, up to C k³ / 4 where all are.
     """
     if correlation == 1.0 or n_responses == 1:
         return np.array(p)

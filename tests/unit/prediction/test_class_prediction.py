@@ -130,6 +130,27 @@ def test_unequal_pseudo_counts_have_simulated_modes():
         assert float(predicted.expected_entropy[i]) == pytest.approx(truth["expected_entropy"], rel=1e-12)
 
 
+def test_costly_laws_are_simulated(monkeypatch):
+    exact = kd.predict_classes(problem(P, 6))
+    monkeypatch.setattr("kdstats.prediction.closed_form.classes.MOST_WORK", 4 * 5**3)
+    assert kd.predict_classes(problem(P, 5)).attrs["exactness"] == "exact"
+    found = kd.predict_classes(problem(P, 6), rng=3)
+    assert "simulated" in found.attrs["exactness"]
+    for name in ("modes_agree", "mode_is_teachers", "mode_probability"):
+        gap, error = np.abs(found.measures[name] - exact.measures[name]), found.measure_errors[name]
+        assert (gap <= 4 * error + 1e-12).all(), name
+        assert float(error.max()) > 0
+
+
+def test_a_thousand_answers_of_two_kinds_are_binomial():
+    k, q = 1000, 0.51
+    law = mode_law(np.array([q, 1 - q]), n_responses=k)
+    counts = np.arange(k + 1)
+    logs = [math.lgamma(k + 1) - math.lgamma(j + 1) - math.lgamma(k - j + 1) for j in counts]
+    masses = np.exp(logs + counts * np.log(q) + (k - counts) * np.log1p(-q))
+    assert law[0] == pytest.approx(masses[counts > k / 2].sum() + masses[k // 2] / 2, abs=1e-11)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 1e-9, 0.02, 0.5, 1.0])
 @pytest.mark.parametrize("k", [1, 2, 7, 40, 300])
 def test_conservation(k, correlation):

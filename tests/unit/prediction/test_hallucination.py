@@ -106,7 +106,8 @@ def test_students_hallucinate_as_often_as_predicted(k):
 def test_many_responses_are_simulated(monkeypatch):
     exact = kd.hallucination_risk(problem(), threshold=0.25, n_responses=(3, 6))
     monkeypatch.setattr(classes, "MOST_RESPONSES", 4)
-    monkeypatch.setattr("kdstats.prediction.closed_form.hallucination.MOST_RESPONSES", 4)
+    only = kd.hallucination_risk(problem(), threshold=0.25, n_responses=6, strategies=["medoid"], rng=1)
+    assert "simulated" in only.attrs["exactness"]
     found = kd.hallucination_risk(problem(), threshold=0.25, n_responses=(3, 6), rng=1)
     errors = found.standard_error["first_choice"].sel(strategy=["multi_response", "medoid"])
     assert (errors.sel(n_responses=3) == 0).all()
