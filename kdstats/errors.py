@@ -117,6 +117,10 @@ class ConvergenceWarning(KdstatsWarning):
     """A component rests on Markov chains, or weights, that fail their diagnostics; it is marked unreliable."""
 
 
+class MissingCompilerWarning(KdstatsWarning):
+    """A library runs without the compiler that makes it fast."""
+
+
 class ApproximationWarning(KdstatsWarning):
     """An approximation is used outside the regime in which it is known to hold."""
 

@@ -3,7 +3,7 @@
 from kdstats.prediction.bayes.components import Diagnostics
 from kdstats.prediction.bayes.engine import SampledStudents, observe, predict, sample_students
 from kdstats.prediction.bayes.entropies import EntropyParts
-from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting
+from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Pathfinder, Reweighting
 from kdstats.prediction.bayes.simulation import SimulationCalibration, simulation_calibration
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Diagnostics",
     "EntropyParts",
     "Laplace",
+    "Pathfinder",
     "Reweighting",
     "SampledStudents",
     "SimulationCalibration",

@@ -17,7 +17,7 @@ from kdstats.linear.bayesian import fit_bayesian_students
 from kdstats.prediction.bayes.components import Diagnostics, components_of, diagnose
 from kdstats.prediction.bayes.entropies import EntropyParts, class_components, entropy_parts
 from kdstats.prediction.bayes.libraries import az
-from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace, Reweighting, as_method
+from kdstats.prediction.bayes.methods import NUTS, Approximation, Reweighting, as_method
 from kdstats.prediction.bayes.models import stack_of
 from kdstats.prediction.bayes.moments import StudentMoments, moments_of
 from kdstats.prediction.bayes.posteriors import draws_of, sample
@@ -120,8 +120,9 @@ def sample_students(
         At least 2. Students see the labels that every other engine draws from the same seeds.
     rng : int, Generator, SeedSequence, Seeds or None
         As in :func:`kdstats.streams.as_seeds`. The chains have seeds of the source ``student_output``.
-    method : {"nuts", "advi", "laplace", "reweighting"} or an object, default "nuts"
-        :class:`NUTS`, :class:`ADVI`, :class:`Laplace`, :class:`Reweighting` of ``kdstats.prediction.bayes``.
+    method : {"nuts", "advi", "laplace", "pathfinder", "reweighting"} or an object, default "nuts"
+        :class:`NUTS`, :class:`ADVI`, :class:`Laplace`, :class:`Pathfinder`, :class:`Reweighting` of
+        ``kdstats.prediction.bayes``.
     noise_law : str, NoiseLaw or callable, default "gaussian"
         Law of the teacher's noise.
     progress : bool or callable, optional
@@ -142,7 +143,7 @@ def sample_students(
         If a component fails the gate: R-hat above 1.01, an effective sample size below 400, divergences, one chain,
         or students that cannot be reweighted.
     ApproximationWarning
-        Where an approximation (ADVI, Laplace) suppresses the parameter part of intra_student, as far as it is known.
+        Where an approximation suppresses the parameter part of intra_student, as far as it is known.
     """
     started = time.perf_counter()
     if not isinstance(problem.student, BayesianLinearStudent | BayesianStudent):
@@ -217,7 +218,7 @@ def _independent(data: az.InferenceData) -> Diagnostics:
 
 
 def _suppression(
-    problem: DistillationProblem, moments: StudentMoments, responses: FloatArray, method: ADVI | Laplace
+    problem: DistillationProblem, moments: StudentMoments, responses: FloatArray, method: Approximation
 ) -> dict[str, Any]:
     """Return how the approximation's parameter variance compares with the exact one, where that is known."""
     if not isinstance(problem.student, BayesianLinearStudent):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_choice, as_count, as_number, as_probability
 
-__all__ = ["ADVI", "NUTS", "Laplace", "Method", "Reweighting", "as_method"]
+__all__ = ["ADVI", "NUTS", "Approximation", "Laplace", "Method", "Pathfinder", "Reweighting", "as_method"]
 
 SAMPLERS = ("pymc", "nutpie", "numpyro")
 
@@ -24,6 +24,7 @@ class NUTS:
         With one chain R-hat says little, and every component is marked unreliable.
     target_accept : float, default 0.8
     sampler : {"pymc", "nutpie", "numpyro"}, default "pymc"
+        The others come with ``pip install "kdstats[samplers]"``.
     cores : int, default 1
     """
 
@@ -82,6 +83,36 @@ class Laplace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pathfinder:
+    """Normals along the paths of an optimiser, the best of each path; needs ``pip install "kdstats[samplers]"``.
+
+    Every student is fitted by itself: the few directions of curvature that the optimiser knows are not shared out.
+
+    Parameters
+    ----------
+    draws : int, default 1000
+        Draws kept of each student.
+    paths : int, default 4
+        Paths from different starts.
+    resampling : {"psis", "none"}, default "psis"
+        Whether draws are resampled by Pareto-smoothed weights, which gives back some of what the normals lack.
+
+    References
+    ----------
+    Zhang, L., Carpenter, B., Gelman, A. & Vehtari, A. (2022), J. Mach. Learn. Res. 23.
+    """
+
+    draws: int = 1000
+    paths: int = 4
+    resampling: str = "psis"
+
+    def __post_init__(self) -> None:
+        as_count("draws", self.draws, minimum=20)
+        as_count("paths", self.paths)
+        as_choice("resampling", self.resampling, ("psis", "none"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reweighting:
     """One fit, to a pilot's labels; every student's posterior is a weighted sample from a proposal made of it.
 
@@ -113,18 +144,20 @@ class Reweighting:
             raise invalid("draws", "be a power of 2, which the points of the sequence need", self.draws)
 
 
-Method = NUTS | ADVI | Laplace | Reweighting
-NAMES: dict[str, type[NUTS | ADVI | Laplace | Reweighting]] = {
+Approximation = ADVI | Laplace | Pathfinder
+Method = NUTS | Approximation | Reweighting
+NAMES: dict[str, type[Method]] = {
     "nuts": NUTS,
     "advi": ADVI,
     "laplace": Laplace,
+    "pathfinder": Pathfinder,
     "reweighting": Reweighting,
 }
 
 
 def as_method(value: object) -> Method:
     """Return the method that a name or an object stands for."""
-    if isinstance(value, NUTS | ADVI | Laplace | Reweighting):
+    if isinstance(value, NUTS | ADVI | Laplace | Pathfinder | Reweighting):
         return value
     if isinstance(value, str) and value in NAMES:
         return NAMES[value]()

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from kdstats.errors import MissingDependencyError, PredictionError
-from kdstats.prediction.bayes.libraries import az, pm
-from kdstats.prediction.bayes.methods import ADVI, NUTS, Laplace
+from kdstats.prediction.bayes.libraries import az, pm, warn_without_compiler
+from kdstats.prediction.bayes.methods import ADVI, NUTS, Approximation, Laplace, Pathfinder
 from kdstats.prediction.bayes.stacks import Stack
 
 __all__ = ["draws_of", "quiet", "sample"]
@@ -24,13 +25,17 @@ FloatArray = NDArray[np.float64]
 STEP = 1e-4
 
 
-def sample(stack: Stack, method: NUTS | ADVI | Laplace, *, seed: int) -> az.InferenceData:
+def sample(stack: Stack, method: NUTS | Approximation, *, seed: int) -> az.InferenceData:
     """Return posterior draws of every student of a stack, with named variables, dims and coords."""
+    if not isinstance(method, NUTS) or method.sampler == "pymc":
+        warn_without_compiler()
     with quiet():
         if isinstance(method, NUTS):
             data = _nuts(stack, method, seed)
         elif isinstance(method, ADVI):
             data = _advi(stack, method, seed)
+        elif isinstance(method, Pathfinder):
+            data = _pathfinder(stack, method, seed)
         else:
             data = _laplace(stack, method, seed)
         return _with_derived(data, stack)
@@ -56,13 +61,11 @@ def quiet() -> Iterator[None]:
 
 
 def _nuts(stack: Stack, method: NUTS, seed: int) -> az.InferenceData:
-    if method.sampler != "pymc" and importlib.util.find_spec(method.sampler) is None:
-        raise MissingDependencyError(
-            f"sampler {method.sampler!r} is not installed: pip install {method.sampler} (or leave `sampler` at 'pymc')"
-        )
+    if method.sampler != "pymc":
+        _require(method.sampler, f"sampler {method.sampler!r}", "leave `sampler` at 'pymc'")
     with stack.model():
         try:
-            return pm.sample(
+            data = pm.sample(
                 draws=method.draws,
                 tune=method.tune,
                 chains=method.chains,
@@ -73,10 +76,22 @@ def _nuts(stack: Stack, method: NUTS, seed: int) -> az.InferenceData:
                 progressbar=False,
                 compute_convergence_checks=False,
             )
+            unconstrained = [name for name in data.posterior.data_vars if str(name).endswith("__")]
+            data.posterior = data.posterior.drop_vars(unconstrained)  # nutpie keeps them
+            return data
         except pm.exceptions.SamplingError as error:
             raise PredictionError(
                 f"the students' model must have a finite density to start from; got {_first(error)}"
             ) from None
+
+
+def _require(package: str, wanted: str, instead: str) -> None:
+    """Refuse what a package is missing for."""
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise MissingDependencyError(
+            f"{wanted} needs {package}, which is not installed: pip install {package}, or "
+            f'pip install "kdstats[samplers]" for all of them (or {instead})'
+        )
 
 
 def _first(error: Exception) -> str:
@@ -93,6 +108,29 @@ def _advi(stack: Stack, method: ADVI, seed: int) -> az.InferenceData:
             obj_optimizer=pm.adam(learning_rate=method.learning_rate),
         )
         return fitted.sample(method.draws, random_seed=seed)
+
+
+def _pathfinder(stack: Stack, method: Pathfinder, seed: int) -> az.InferenceData:
+    _require("pymc-extras", "method Pathfinder", "choose Laplace")
+    import pymc_extras
+
+    seeds = np.random.SeedSequence(seed).generate_state(stack.n_students)
+    found = []
+    for student in range(stack.n_students):
+        with stack.take([student]).model():
+            data = pymc_extras.fit_pathfinder(
+                num_paths=method.paths,
+                num_draws=method.draws,
+                num_draws_per_path=method.draws,
+                importance_sampling="psis" if method.resampling == "psis" else None,
+                concurrent=None,
+                random_seed=int(seeds[student]),
+                progressbar=False,
+                display_summary=False,
+                add_pathfinder_groups=False,
+            )
+        found.append(data.posterior.assign_coords(student=[student]))
+    return az.InferenceData(posterior=xr.concat(found, dim="student").transpose("chain", "draw", "student", ...))
 
 
 def _laplace(stack: Stack, method: Laplace, seed: int) -> az.InferenceData:

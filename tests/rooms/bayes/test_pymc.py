@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import kdstats as kd
 from kdstats.errors import ApproximationWarning, ConvergenceWarning
 from kdstats.linear.bayesian import fit_bayesian_students
-from kdstats.prediction.bayes import ADVI, NUTS, Laplace, Reweighting, sample_students
+from kdstats.prediction.bayes import ADVI, NUTS, Laplace, Pathfinder, Reweighting, sample_students
 from kdstats.prediction.bayes.components import Diagnostics, components_of, diagnose
 from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.models import conjugate_stack
@@ -319,7 +320,12 @@ def test_bad_students(options, message):
         (lambda: NUTS(target_accept=1.0), "`target_accept` must be less than 1"),
         (lambda: NUTS(sampler="stan"), "`sampler` must be one of"),
         (lambda: Reweighting(nuts="nuts"), "`nuts` must be a NUTS"),
-        (lambda: sample_students(PROBLEM, method="gibbs"), "`method` must be one of nuts, advi, laplace, reweighting"),
+        (lambda: Pathfinder(paths=0), "`paths` must be at least 1"),
+        (lambda: Pathfinder(resampling="sir"), "`resampling` must be one of psis, none"),
+        (
+            lambda: sample_students(PROBLEM, method="gibbs"),
+            "`method` must be one of nuts, advi, laplace, pathfinder, r",
+        ),
         (lambda: sample_students(PROBLEM, n_students=1), "`n_students` must be at least 2"),
     ],
 )
@@ -328,10 +334,99 @@ def test_bad_options(build, message):
         build()
 
 
-def test_samplers_that_are_not_installed_are_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (NUTS(sampler="nutpie"), "sampler 'nutpie' needs nutpie, .* pip install nutpie, or pip install .*samplers"),
+        (NUTS(sampler="numpyro"), "sampler 'numpyro' needs numpyro, .* pip install numpyro, or pip install .*samplers"),
+        ("pathfinder", "method Pathfinder needs pymc-extras, .* pip install pymc-extras, or pip install .*samplers"),
+    ],
+)
+def test_samplers_that_are_not_installed_are_named(monkeypatch, method, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(kd.errors.MissingDependencyError, match="pip install nutpie"):
-        sample_students(PROBLEM, n_students=2, rng=1, method=NUTS(sampler="nutpie"))
+    with pytest.raises(kd.errors.MissingDependencyError, match=message):
+        sample_students(PROBLEM, n_students=2, rng=1, method=method)
+
+
+@pytest.mark.parametrize("sampler", ["nutpie", "numpyro"])
+def test_samplers_are_passed_on(monkeypatch, sampler):
+    """What PyMC is asked for; its own sampler answers in the place of one that may not be installed."""
+    asked, sample_ = [], pm.sample
+
+    def stand_in(*, nuts_sampler, **options):
+        asked.append(nuts_sampler)
+        return sample_(nuts_sampler="pymc", **options)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(pm, "sample", stand_in)
+    found = sample_data(NUTS(sampler=sampler, draws=20, tune=20, chains=2))
+    assert asked == [sampler]
+    assert found.posterior.sizes["student"] == 3
+
+
+def test_pathfinder_fits_students_one_by_one(monkeypatch):
+    """Its library is asked once per student, with seeds of their own; draws come back side by side."""
+    asked = []
+
+    def fit_pathfinder(**options):
+        model = pm.modelcontext(None)
+        assert model.dim_lengths["student"].eval() == 1
+        asked.append(options)
+        level = float(model["score"].get_value()[0, 0])
+        shape = (1, options["num_draws"], 1, 6)
+        return az.from_dict(posterior={"axis_coefficient": np.full(shape, level)}, dims={"axis_coefficient": DIMS})
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "pymc_extras", types.SimpleNamespace(fit_pathfinder=fit_pathfinder))
+    data = sample_data(Pathfinder(draws=30, paths=2))
+    assert len({options["random_seed"] for options in asked}) == 3
+    assert all((o["num_paths"], o["num_draws"], o["importance_sampling"]) == (2, 30, "psis") for o in asked)
+    assert data.posterior["axis_coefficient"].dims == ("chain", "draw", "student", "axis")
+    assert data.posterior["student"].values.tolist() == [0, 1, 2]
+    assert len(np.unique(data.posterior["axis_coefficient"])) == 3
+    assert data.posterior["coefficient"].dims == ("chain", "draw", "student", "feature")
+
+
+DIMS = ["student", "axis"]
+
+
+def sample_data(method):
+    labels = labels_of(PROBLEM, 3, 1)
+    return sample(conjugate_stack(PROBLEM, labels=labels, within=np.zeros_like(labels)), method, seed=1)
+
+
+WITHOUT_COMPILER = """
+import warnings
+import numpy as np, kdstats as kd, pytensor
+pytensor.config.cxx = ""
+from kdstats.prediction.bayes import sample_students
+from kdstats.prediction.bayes.libraries import pm
+problem = kd.DistillationProblem(
+    teacher=kd.GaussianTeacher(np.eye(3), np.zeros(3)), student=kd.BayesianLinearStudent(noise_variance=1.0),
+    design=kd.Design(),
+)
+def stop(**options):
+    raise StopIteration
+pm.sample = stop  # sampling in Python takes minutes
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        try:
+            sample_students(problem, n_students=2, rng=1)
+        except StopIteration:
+            print("asked")
+mine = [w for w in seen if w.category is kd.errors.MissingCompilerWarning]
+print(len(mine), mine[0].message, mine[0].filename)
+"""
+
+
+def test_a_missing_compiler_is_said_once():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    first, second, said = done.stdout.splitlines()
+    assert (first, second) == ("asked", "asked")
+    assert said.startswith("1 PyTensor found no C++ compiler")
+    assert "install g++" in said
+    assert said.endswith("<string>")  # it points at the user's line
 
 
 WITHOUT_PYMC = """
