@@ -176,9 +176,7 @@ class _Run:
         """Add the gradient of the loss over some rows, and its tangent."""
         units = self._forward(self.inputs[part])
         rows, B = units[0].signal.shape[0], self.n_directions
-        share = 2.0 / self.labels.numel()
-        pull = share * (units[-1].signal - self.labels[part])
-        tangent = share * (units[-1].tangent - self.pushes[part])
+        pull, tangent = self._pull(units[-1], part)
         for depth in range(len(self.layers) - 1, -1, -1):
             below, weights, change = units[depth], self.layers[depth][:-1], self.tangents[depth][:-1]
             width, above = weights.shape
@@ -197,6 +195,16 @@ class _Run:
             if below.bend is not None and below.tangent_before is not None:
                 lower.addcmul_((pull * below.bend)[:, None], below.tangent_before)
             pull, tangent = pull * below.slope, lower
+
+    def _pull(self, last: _Units, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the derivative of the loss by the outputs at some rows, and its tangent."""
+        if self.student.head != "softmax":
+            share = 2.0 / self.labels.numel()
+            return share * (last.signal - self.labels[part]), share * (last.tangent - self.pushes[part])
+        p, share = last.signal.softmax(dim=1), 1.0 / len(self.labels)
+        along = (p[:, None] * last.tangent).sum(dim=2, keepdim=True)
+        moved = p[:, None] * (last.tangent - along)
+        return share * (p - self.labels[part]), share * (moved - self.pushes[part])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -75,7 +75,7 @@ def supported(name, problem):
     student = problem.student
     if isinstance(problem.teacher, kd.CategoricalTeacher) or name in ("categorical", "softmax"):
         engines = {
-            kd.NetworkStudent: ("networks",),
+            kd.NetworkStudent: ("networks", "linear_response"),
             kd.SoftmaxStudent: ("closed_form", "monte_carlo", "softmax"),
         }
         own = engines.get(type(student), ("closed_form", "categorical"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from kdstats.components.result import VarianceComponents
+from kdstats.prediction.networks.class_response import class_components
 from kdstats.prediction.networks.response import RESPONSES, check_covered, network_response
 from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_choice
 
 __all__ = ["predict"]
@@ -26,7 +28,8 @@ def predict(
     Parameters
     ----------
     problem : DistillationProblem
-        With a network student trained full batch on every row for a fixed number of steps.
+        With a network student trained full batch on every row for a fixed number of steps; with the head
+        ``softmax`` see :func:`kdstats.prediction.networks.class_response.class_components`.
     response : {"finite", "tangent"}, default "finite"
         ``"tangent"``: :math:`JCJ'`, first order in the noise, checked against real students.
         ``"finite"``: real students at the amplitude of the noise, with first order as control variate.
@@ -58,7 +61,12 @@ def predict(
     the response is ``"tangent"`` there are none, and it is 0. Intra-student variance is the expected residual
     sum of squares over the number of rows, as network students take it.
     """
-    check_covered(problem)
+    check_covered(problem, classes=True)
     as_choice("response", response, RESPONSES)
+    assert isinstance(problem.student, NetworkStudent)
+    if problem.student.head == "softmax":
+        return class_components(
+            problem, response=response, n_pilots=n_pilots, n_students=n_students, rng=rng, n_workers=n_workers
+        )
     found = network_response(problem, n_pilots=n_pilots, n_students=n_students, rng=rng, n_workers=n_workers)
     return found.predict(response=response)

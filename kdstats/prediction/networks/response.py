@@ -51,7 +51,7 @@ from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_array, as_choice, as_count
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["RESPONSES", "NetworkResponse", "network_response"]
+__all__ = ["RESPONSES", "NetworkResponse", "check_covered", "check_first_order", "network_response"]
 
 FloatArray = NDArray[np.float64]
 
@@ -144,10 +144,10 @@ class NetworkResponse:
         elif response == "finite":
             chosen = self._finite(covariance)
             if not self.starts_vary:
-                attrs |= _check(self._tangent(covariance), chosen, warn=False)
+                attrs |= check_first_order(self._tangent(covariance), chosen, warn=False)
         else:
             chosen = self._tangent(covariance)
-            attrs |= _check(chosen, self._finite(covariance), warn=True) | {"n_pilots": self.n_pilots}
+            attrs |= check_first_order(chosen, self._finite(covariance), warn=True) | {"n_pilots": self.n_pilots}
         return self._assemble(asked, chosen, attrs=attrs, started=started, response=response)
 
     def grid(
@@ -241,7 +241,7 @@ class NetworkResponse:
     def _check_at(self, cells: list[list[DistillationProblem]], scale: FloatArray, value: float) -> dict[str, Any]:
         row, column = np.argwhere(scale == value)[0]
         covariance = covariance_of_labels(cells[row][column])
-        return _check(self._tangent(covariance), self._finite(covariance), warn=True)
+        return check_first_order(self._tangent(covariance), self._finite(covariance), warn=True)
 
     def _curve(self, cells: list[list[DistillationProblem]], scale: FloatArray, n_amplitudes: int) -> Curve:
         """Train students at amplitudes that span the grid."""
@@ -454,8 +454,8 @@ def network_response(
     return NetworkResponse(problem=problem, n_pilots=n_pilots, n_students=n_students, seeds=seeds, n_workers=n_workers)
 
 
-def check_covered(problem: DistillationProblem) -> None:
-    """Refuse what the theories of networks do not cover."""
+def check_covered(problem: DistillationProblem, *, classes: bool = False) -> None:
+    """Refuse what the theories of networks do not cover; ``classes``: softmax students are covered too."""
     if not isinstance(problem, DistillationProblem):
         raise invalid("problem", "be a DistillationProblem", f"a {type(problem).__name__}")
     if not isinstance(problem.student, NetworkStudent):
@@ -463,10 +463,11 @@ def check_covered(problem: DistillationProblem) -> None:
             f"linear response covers a NetworkStudent; got a {type(problem.student).__name__} "
             "(engine='closed_form' covers a LinearStudent)"
         )
+    covers_classes = classes and problem.student.head == "softmax"
     reasons = {
         "networks that kdstats builds (no `module`)": problem.student.module is None,
         "students that see every row": problem.resample_size is None,
-        "students that predict a number (head='mean')": problem.student.head == "mean",
+        "students that predict a number (head='mean')": problem.student.head == "mean" or covers_classes,
         "full-batch steps": problem.student.batch_size is None,
         "a fixed number of steps": problem.student.early_stopping is None,
     }
@@ -475,7 +476,7 @@ def check_covered(problem: DistillationProblem) -> None:
             raise UnsupportedProblemError(f"linear response covers {covered} (`kdstats.observe` trains the others)")
 
 
-def _check(first: Spread, finite: Spread, *, warn: bool) -> dict[str, Any]:
+def check_first_order(first: Spread, finite: Spread, *, warn: bool) -> dict[str, Any]:
     """Compare first order with real students; warn unless they show it within the margin."""
     predicted, seen = float(first.inter.mean()), float(finite.inter.mean())
     if predicted <= 0.0 or seen <= 0.0:

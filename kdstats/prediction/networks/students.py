@@ -56,7 +56,7 @@ class Pilot:
 
 def network_of(problem: DistillationProblem) -> tuple[NetworkStudent, Architecture]:
     """Return the student of a problem and its shape."""
-    student, teacher = problem.student, problem.gaussian_teacher
+    student, teacher = problem.student, problem.teacher
     assert isinstance(student, NetworkStudent)
     return student, architecture_of(student, n_features=teacher.n_features, n_outputs=teacher.n_outputs)
 
