@@ -62,7 +62,7 @@ def test_students_of_other_seeds_vary_as_predicted(sources):
     predicted = kd.predict(asked, rng=1)
     fresh = kd.Seeds(**(dict.fromkeys(kd.Seeds.__dataclass_fields__, 1) | {"teacher_output": 2}))
     if "student_initialization" in sources:
-        fresh = kd.streams.as_seeds(3) if hasattr(kd, "streams") else 3
+        fresh = fresh.with_seed(student_initialization=3)
     observed = kd.observe(asked, n_students=600, rng=fresh)
     assert within(predicted, observed)
     assert kd.compare(predicted, observed).verdict != "disagree"
