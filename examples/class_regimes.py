@@ -1,8 +1,8 @@
 """Where predictions of class students hold: three data sets, two kinds of student, failures included.
 
-Usage: ``python examples/class_regimes.py [--data wine ...] [--out FOLDER]``. A logistic regression fitted to the classes is
-the teacher; students learn from k sampled answers to each training input and are asked at the test inputs. Each prediction
-is compared with students of another seed by equivalence at margin 1.25. Inputs are standardised.
+Usage: ``python examples/class_regimes.py [--data wine ...] [--out FOLDER]``. A logistic regression fitted to the
+classes is the teacher; students learn from k sampled answers to each training input and are asked at the test inputs.
+Each prediction is compared with students of another seed by equivalence at margin 1.25. Inputs are standardised.
 """
 
 from __future__ import annotations

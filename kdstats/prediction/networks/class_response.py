@@ -1,11 +1,11 @@
 r"""The response of softmax networks to the classes they are taught, to first order and at the size of real labels.
 
 A label is the mean of k one-hot responses, with covariance
-:math:`\frac{1+(k-1)\rho}{k}(\operatorname{diag}p_i - p_ip_i')` at each input. One run is differentiated along label sets that are drawn from that law (the cross-entropy is linear in
-the label), its logits move by :math:`J\varepsilon` and its probabilities by :math:`(\operatorname{diag}\pi -
-\pi\pi')J\varepsilon`; the mean square over label sets is the label part of the variance, exact in its mean, and
-costs a run for each set and none for other k. The same sets train real students, so that both share their noise and
-their ratio is known well. Soft labels leave the starts alone.
+:math:`\frac{1+(k-1)\rho}{k}(\operatorname{diag}p_i - p_ip_i')` at each input. One run is differentiated along label
+sets that are drawn from that law (the cross-entropy is linear in the label), its logits move by :math:`J\varepsilon`
+and its probabilities by :math:`(\operatorname{diag}\pi - \pi\pi')J\varepsilon`; the mean square over label sets is the
+label part of the variance, without bias to first order. The same sets train real students, so that both share their
+noise and their ratio is known well. Soft labels leave the starts alone.
 """
 
 from __future__ import annotations
