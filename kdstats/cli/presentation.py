@@ -94,7 +94,7 @@ def _setting_lines(result: StudyResult) -> list[str]:
 
 
 def _component_lines(result: StudyResult) -> list[str]:
-    rows = {"closed form": result.predicted, "Monte Carlo": result.simulated}
+    rows = {_prediction_name(result): result.predicted, "Monte Carlo": result.simulated}
     rows |= {f"observed ({name})": observed for name, observed in result.observed.items()}
     lines = [f"{'average over points':<24}{'inter-student':>20}{'intra-student':>20}{'students':>12}", "-" * WIDTH]
     for name, components in rows.items():
@@ -130,7 +130,9 @@ def _sweep_lines(what: str, sweep: Sweep | None) -> list[str]:
         low, high = floor.confidence_interval()
         lines += [
             f"floor below which more responses do not help: {floor.floor:.4g}, p = {float(floor.pvalue):.3g};",
-            f"  it implies a correlation between responses of {floor.correlation:.2g} [{low:.2g}, {high:.2g}]",
+            "  it holds the variance that first weights add, which no response reduces"
+            if sweep.starts_vary
+            else f"  it implies a correlation between responses of {floor.correlation:.2g} [{low:.2g}, {high:.2g}]",
         ]
     return lines
 
@@ -167,3 +169,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _prediction_name(result: StudyResult) -> str:
+    """Name what a study was predicted by."""
+    network = result.predicted is not None and result.predicted.engine == "linear_response"
+    return "linear response" if network else "closed form"

@@ -19,7 +19,7 @@ __all__ = ["study_figures", "write_report"]
 def write_report(result: StudyResult, path: Path) -> Path:
     """Write the study's self-contained HTML report."""
     engine = _decisive_engine(result)
-    named = {"closed form": result.predicted, "Monte Carlo": result.simulated, **result.observed}
+    named = {_prediction_name(result): result.predicted, "Monte Carlo": result.simulated, **result.observed}
     return write_page(
         path,
         title=result.study.title,
@@ -67,3 +67,9 @@ def study_figures(result: StudyResult) -> dict[str, Figure]:
             result.mse_law, student_mse(first, result.setting.target), unit=unit, prob=prob
         )
     return figures
+
+
+def _prediction_name(result: StudyResult) -> str:
+    """Name what a study was predicted by."""
+    network = result.predicted is not None and result.predicted.engine == "linear_response"
+    return "linear response" if network else "closed form"

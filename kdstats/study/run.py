@@ -23,7 +23,7 @@ from kdstats.hypotest import Comparison, MseResult, RateResult, compare, mse_tes
 from kdstats.prediction.closed_form import MSEDistribution, mse_distribution
 from kdstats.problem.bayesian import BayesianLinearStudent
 from kdstats.problem.specification import DistillationProblem
-from kdstats.problem.student import LinearStudent
+from kdstats.problem.student import LinearStudent, NetworkStudent
 from kdstats.streams import Seeds, as_seeds
 from kdstats.study.file import Setting, Study
 from kdstats.study.folder import ResultFolder
@@ -46,11 +46,14 @@ class Sweep:
         Label to run.
     rate : RateResult or None
         Test of the 1/k rate, for a sweep over responses.
+    starts_vary : bool
+        Whether networks start from weights of their own, whose variance no response reduces.
     """
 
     predicted: VarianceComponents
     observed: Mapping[Any, VarianceComponents]
     rate: RateResult | None = None
+    starts_vary: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +65,7 @@ class StudyResult:
     study, setting
         What was asked.
     predicted : VarianceComponents or None
-        Closed form, where one exists.
+        Closed form where one exists; linear response of networks that it covers.
     simulated : VarianceComponents or None
         Monte Carlo, where it covers the student.
     observed : mapping
@@ -126,8 +129,12 @@ def run_study(study: Study, *, out: Path | None = None, say: Say = lambda *_: No
     stage = _Stage(study=study, folder=ResultFolder(out, study.as_dict()), say=say)
     problem = setting.problem
     linear = isinstance(problem.student, LinearStudent)
-    predictable = linear or isinstance(problem.student, BayesianLinearStudent)
-    predicted = _closed_form(problem, stage) if predictable else None
+    if isinstance(problem.student, NetworkStudent):
+        predicted = _network_response(problem, stage)
+        predictable = predicted is not None
+    else:
+        predictable = linear or isinstance(problem.student, BayesianLinearStudent)
+        predicted = _closed_form(problem, stage) if predictable else None
     simulated = stage.simulate(problem) if linear else None
     observed = {
         engine: stage.observe(problem, engine=engine, part=2 + number, name=f"observed_{engine}")
@@ -196,16 +203,32 @@ class _Stage:
                 problem,
                 engine=engine,
                 n_students=count,
-                rng=self.seeds(part),
+                rng=self.seeds(part, problem),
                 noise_law=self.study.run.noise_law,
                 progress=partial(self.say, text),
             )
 
         return self.folder.unit(name, compute)
 
-    def seeds(self, part: int) -> Seeds:
-        """Return the seeds of one part of the study, unrelated to every other's."""
-        return as_seeds(self.study.run.seed).branch("study part", part)
+    def predict(self, problem: DistillationProblem, *, part: int) -> VarianceComponents:
+        """Return the prediction of the default engine; a network's has the common start of its observation."""
+        options: dict[str, Any] = (
+            {"rng": self.seeds(part, problem)} if isinstance(problem.student, NetworkStudent) else {}
+        )
+        return predict(problem, **options)
+
+    def seeds(self, part: int, problem: DistillationProblem | None = None) -> Seeds:
+        """Return the seeds of one part of the study, unrelated to every other's.
+
+        Networks that start alike, or near one common start, start there in all parts: another is another student.
+        """
+        whole = as_seeds(self.study.run.seed)
+        seeds = whole.branch("study part", part)
+        if problem is None or not isinstance(problem.student, NetworkStudent):
+            return seeds
+        shared = "student_initialization" not in problem.design.sources or problem.student.perturbation_sd is not None
+        common = whole.branch("study part", "common start").student_initialization
+        return seeds.with_seed(student_initialization=common) if shared else seeds
 
 
 def _engines(study: Study, problem: DistillationProblem) -> list[str]:
@@ -234,6 +257,16 @@ def _closed_form(problem: DistillationProblem, stage: _Stage) -> VarianceCompone
             return stage.folder.unit("closed_form", lambda: predict(problem, covariance=True, **options))
         return stage.folder.unit("closed_form", lambda: predict(problem, engine="closed_form", covariance=True))
     except UnsupportedProblemError:
+        return None
+
+
+def _network_response(problem: DistillationProblem, stage: _Stage) -> VarianceComponents | None:
+    """Predict network students by a few of their own, or say that no theory covers them."""
+    stage.say("predicting network students by linear response")
+    try:
+        return stage.folder.unit("linear_response", lambda: stage.predict(problem, part=0))
+    except UnsupportedProblemError as error:
+        stage.say(f"no prediction: {error}")
         return None
 
 
@@ -266,7 +299,8 @@ def _sweep_responses(stage: _Stage, problem: DistillationProblem, engine: str) -
     cells = {k: problem.with_design(n_responses=k, strategy=strategy) for k in counts}
     sweep = _sweep(stage, cells, dim="n_responses", engine=engine, first_part=100)
     rate = rate_test(sweep.observed) if len(counts) > 1 else None
-    return Sweep(predicted=sweep.predicted, observed=sweep.observed, rate=rate)
+    starts_vary = isinstance(problem.student, NetworkStudent) and "student_initialization" in problem.design.sources
+    return Sweep(predicted=sweep.predicted, observed=sweep.observed, rate=rate, starts_vary=starts_vary)
 
 
 def _sweep_noise(stage: _Stage, problem: DistillationProblem, engine: str) -> Sweep | None:
@@ -282,7 +316,7 @@ def _sweep(stage: _Stage, cells: Mapping[Any, DistillationProblem], *, dim: str,
     """Predict and observe each cell with seeds of its own, so that cells are independent."""
     predicted, observed = {}, {}
     for number, (label, cell) in enumerate(cells.items()):
-        predicted[label] = predict(cell)
+        predicted[label] = stage.predict(cell, part=1000 + first_part + number)
         observed[label] = stage.observe(
             cell,
             engine=engine,

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from kdstats.cli.presentation import study_text
 from kdstats.errors import KdstatsError
 from kdstats.study import Study, run_study
 from kdstats.study.document import study_figures, write_report
@@ -63,17 +64,43 @@ def test_report_has_a_picture_of_each_finding(finished, tmp_path):
     assert page.count("<svg") == 6
 
 
-def test_network_students_are_observed_without_a_prediction():
-    document = {
+def networks(**student):
+    return {
         "data": {"dataset": "diabetes", "max_points": 5},
         "teacher": {"noise_fraction": 0.5},
-        "student": {"kind": "network", "hidden": [4], "epochs": 5},
-        "run": {"n_students": 10},
+        "student": {"kind": "network", "hidden": [4], "epochs": 5, **student},
+        "run": {"n_students": 200},
     }
+
+
+@pytest.mark.parametrize("sources", [None, ["teacher_output", "student_output"]])
+def test_network_students_are_predicted_and_compared(sources, tmp_path):
+    document = networks()
+    document["run"] |= {"sweep_responses": [1, 4], "sweep_noise": [0.5, 2.0], "sweep_students": 60}
+    if sources is not None:
+        document["design"] = {"sources": sources}
     result = run_study(Study(document))
+    assert result.predicted.engine == "linear_response"
+    assert result.comparisons["networks"].verdict == "agree"
+    assert result.by_responses.predicted.inter_student.sizes["n_responses"] == 2 == len(result.by_noise.observed)
+    for sweep in (result.by_responses, result.by_noise):
+        for index, run in enumerate(sweep.observed.values()):
+            ratio = float(run.inter_student.mean()) / float(sweep.predicted.inter_student[index].mean())
+            assert 0.5 < ratio < 2.0  # 60 students of a common start know it to a quarter: z = 3 and more
+    assert ("first weights add" in study_text(result, tmp_path)) == (sources is None)
+    page = write_report(result, tmp_path / "report.html").read_text()
+    assert "linear response" in page
+    assert "closed form" not in page.lower()
+
+
+def test_networks_that_no_theory_covers_are_observed_without_a_prediction():
+    said = []
+    document = networks(batch_size=32)
+    result = run_study(Study(document), say=lambda text, *_: said.append(text))
     assert list(result.observed) == ["networks"]
     assert result.predicted is None
     assert result.comparisons == {}
+    assert any("no prediction: linear response covers full-batch steps" in text for text in said)
     document["run"]["observe"] = ["linear"]
     with pytest.raises(KdstatsError, match=r"`run.observe` must be \['networks'\] for a network student"):
         run_study(Study(document))
