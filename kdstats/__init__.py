@@ -37,6 +37,10 @@ _HOMES = {
     "NetworkResponse": "kdstats.prediction.networks.response",
     "NetworkStudent": "kdstats.problem",
     "Plan": "kdstats.planning",
+    "EmpiricalRisk": "kdstats.prediction.class_risk",
+    "RiskDistribution": "kdstats.prediction.class_risk",
+    "empirical_risk": "kdstats.prediction.class_risk",
+    "risk_distribution": "kdstats.prediction.class_risk",
     "ResponseComponents": "kdstats.components.responses",
     "ResponseStore": "kdstats.observation.language.store",
     "Seeds": "kdstats.streams",
@@ -129,6 +133,12 @@ if TYPE_CHECKING:
     from kdstats.observation.table import decompose as decompose
     from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students
+    from kdstats.prediction.class_risk import (
+        EmpiricalRisk as EmpiricalRisk,
+        RiskDistribution as RiskDistribution,
+        empirical_risk as empirical_risk,
+        risk_distribution as risk_distribution,
+    )
     from kdstats.prediction.closed_form import mse_distribution as mse_distribution, predict_grid as predict_grid
     from kdstats.prediction.closed_form.classes import predict_classes as predict_classes
     from kdstats.prediction.closed_form.hallucination import (

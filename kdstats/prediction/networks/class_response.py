@@ -22,7 +22,7 @@ from kdstats.components.provenance import versions
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import invalid
 from kdstats.networks.architecture import Parameters, predict
-from kdstats.networks.tangents import label_response
+from kdstats.networks.tangents import LabelResponse, label_response
 from kdstats.networks.training import train_networks
 from kdstats.prediction.closed_form.softmax_law import probability_spread
 from kdstats.prediction.networks.response import check_covered, check_first_order
@@ -41,7 +41,7 @@ from kdstats.sampling import BLOCK
 from kdstats.sampling.classes import draw_class_counts
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["class_components"]
+__all__ = ["LogitLaw", "class_components", "logit_law"]
 
 FloatArray = NDArray[np.float64]
 
@@ -109,6 +109,25 @@ def class_components(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class LogitLaw:
+    """Logits of noise-free students (S, m, C), and of some pilots Z (m, C, B) with ZZ' the covariance of their noise."""
+
+    centres: FloatArray
+    roots: list[FloatArray]
+
+
+def logit_law(problem: DistillationProblem, *, n_students: int, seeds: Seeds) -> LogitLaw:
+    """Return the law of the logits of a softmax network to first order in the noise of its labels."""
+    check_covered(problem, classes=True)
+    job = _Job(problem=problem, seeds=seeds, n_students=n_students, n_workers=None)
+    centres = job.noise_free_logits()
+    if not job.has_noise:
+        return LogitLaw(centres=centres, roots=[np.zeros((*centres.shape[1:], 1))])
+    roots = [run.response / np.sqrt(n_students) for run in job.pilots(4 if job.vary else 1)]
+    return LogitLaw(centres=centres, roots=roots)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Answer:
     """Variance between students, their mean p(1-p) with its error (m, C), and deviations of sampled students."""
 
@@ -143,21 +162,27 @@ class _Job:
 
     def train(self, labels: FloatArray, starts: Parameters) -> FloatArray:
         """Probabilities (S, m, C) of students with labels (S, n, C) and starts of their own, or one for all."""
+        return np.asarray(softmax(self.logits(labels, starts), axis=2))
+
+    def logits(self, labels: FloatArray, starts: Parameters) -> FloatArray:
+        """Logits (S, m, C) of students with labels (S, n, C) and starts of their own, or one for all."""
         student, architecture = network_of(self.problem)
         count = len(labels)
         first = starts if len(starts[0]) == count else tuple(np.repeat(layer, count, axis=0) for layer in starts)
         X = self.problem.teacher.X
         assert X is not None
         trained = train_networks(X, labels, student=student, initial=first, n_workers=self.n_workers).parameters
-        logits = predict(architecture, trained, self.problem.X_query, n_workers=self.n_workers)
-        return np.asarray(softmax(logits, axis=2))
+        return predict(architecture, trained, self.problem.X_query, n_workers=self.n_workers)
 
     def starts(self) -> Parameters:
         return draw_starts(self.problem, self.seeds, self.n_students)
 
     def noise_free(self) -> FloatArray:
+        return np.asarray(softmax(self.noise_free_logits(), axis=2))
+
+    def noise_free_logits(self) -> FloatArray:
         starts, p = self.starts(), self.problem.categorical_teacher.probabilities
-        return self.train(np.broadcast_to(p, (len(starts[0]), *p.shape)), starts)
+        return self.logits(np.broadcast_to(p, (len(starts[0]), *p.shape)), starts)
 
     def no_noise(self) -> _Answer:
         p = self.noise_free()
@@ -188,14 +213,15 @@ class _Job:
         )
         return _Answer(spread=spread, intra=own.mean(axis=0), intra_se=error_of_mean(own), deviations=centred(p))
 
-    def tangent(self, n_pilots: int) -> _Answer:
+    def pilots(self, n_pilots: int) -> list[LabelResponse]:
+        """Differentiate the first runs along the label sets."""
         student, _ = network_of(self.problem)
         X, p = self.problem.teacher.X, self.problem.categorical_teacher.probabilities
         assert X is not None
         directions = np.moveaxis(self.labels(self.n_students) - p, 0, -1)
-        starts, moves = self.starts(), []
-        for pilot in range(n_pilots):
-            run = label_response(
+        starts = self.starts()
+        return [
+            label_response(
                 X,
                 p,
                 student=student,
@@ -203,7 +229,14 @@ class _Job:
                 directions=directions,
                 points=self.problem.X_query,
             )
-            moves.append(np.moveaxis(probability_spread(softmax(run.predictions, axis=1), run.response), -1, 0))
+            for pilot in range(n_pilots)
+        ]
+
+    def tangent(self, n_pilots: int) -> _Answer:
+        moves = [
+            np.moveaxis(probability_spread(softmax(run.predictions, axis=1), run.response), -1, 0)
+            for run in self.pilots(n_pilots)
+        ]
         squares = np.stack(moves) ** 2  # (pilot, label set, m, C)
         by_set, by_pilot = squares.mean(axis=0), squares.mean(axis=1)
         noise = by_set.mean(axis=0)

@@ -1,0 +1,270 @@
+r"""How much risks vary: of one predictor over the labels it is scored on, and of students over the labels they learn.
+
+For a predictor with losses :math:`\ell_i` (one for each class) scored on n inputs with k labels each (result T19, Menon
+et al. 2021),
+
+.. math:: \operatorname{Var}(\hat R) = \frac1n\Big\{\operatorname{Var}_x[p'\ell] +
+          \frac{1+(k-1)\rho}{k}\,E[\ell'(\operatorname{diag}p - pp')\ell]\Big\} .
+
+Students' logits are Gaussian to first order in the noise of their labels. Their test cross-entropy, their accuracy and
+the class they answer with are functions of those logits, and their laws are sampled from it, with no fit or training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+from kdstats.errors import UnsupportedProblemError, invalid
+from kdstats.problem.categorical import CategoricalTeacher, SoftmaxStudent
+from kdstats.problem.specification import DistillationProblem
+from kdstats.problem.student import NetworkStudent
+from kdstats.problem.validation import as_count, as_matrix, as_number
+from kdstats.streams import Seeds, as_seeds
+
+__all__ = ["EmpiricalRisk", "RiskDistribution", "empirical_risk", "risk_distribution"]
+
+FloatArray = NDArray[np.float64]
+
+#: Draws handled at a time.
+BLOCK = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmpiricalRisk:
+    """Mean loss over n inputs, and its variance over new inputs and labels.
+
+    Attributes
+    ----------
+    mean : float
+        Expected loss.
+    from_inputs, from_labels : float
+        Parts of the variance of the mean loss; the second is 0 for soft labels.
+    variance, standard_error : float
+        Their sum, and its standard error over the inputs.
+    n_inputs, n_responses : int
+    """
+
+    mean: float
+    from_inputs: float
+    from_labels: float
+    standard_error: float
+    n_inputs: int
+    n_responses: int
+
+    @property
+    def variance(self) -> float:
+        """Variance of the mean loss."""
+        return self.from_inputs + self.from_labels
+
+    def summary(self) -> str:
+        """Return a printable line for each part."""
+        return (
+            f"risk {self.mean:.5g} over {self.n_inputs} inputs with {self.n_responses} labels each\n"
+            f"  variance {self.variance:.4g} ± {self.standard_error:.2g}: inputs {self.from_inputs:.4g}, "
+            f"sampled labels {self.from_labels:.4g} (soft labels would leave the first)"
+        )
+
+
+def empirical_risk(
+    losses: ArrayLike, probabilities: ArrayLike, *, n_responses: int = 1, response_correlation: float = 0.0
+) -> EmpiricalRisk:
+    """Return the variance of one predictor's mean loss over sampled labels.
+
+    Parameters
+    ----------
+    losses : array_like, shape (n, C)
+        Loss at each input for each class the label could be.
+    probabilities : array_like, shape (n, C)
+        Probability of each class; the inputs are taken for a random sample of theirs.
+    n_responses : int, default 1
+        Labels at each input.
+    response_correlation : float, default 0.0
+        Between the labels of one input, in [0, 1].
+
+    Raises
+    ------
+    ProblemError
+        If shapes differ, there are fewer than 2 inputs, or probabilities are none.
+
+    Examples
+    --------
+    >>> import kdstats as kd
+    >>> risk = kd.empirical_risk([[0.0, 1.0], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5]], n_responses=5)
+    >>> risk.mean, risk.from_inputs, risk.from_labels
+    (0.5, 0.0, 0.025)
+    """
+    teacher = CategoricalTeacher(probabilities, response_correlation=response_correlation)
+    table, p = as_matrix("losses", losses), teacher.probabilities
+    if table.shape != p.shape:
+        raise invalid("losses", f"have the shape of probabilities {p.shape}", f"shape {table.shape}")
+    n, k = as_count("n_inputs", len(p), minimum=2), as_count("n_responses", n_responses)
+    expected = (p * table).sum(axis=1)
+    within = (p * table**2).sum(axis=1) - expected**2
+    factor = (1.0 + (k - 1) * teacher.response_correlation) / k
+    between = (expected - expected.mean()) ** 2 * n / (n - 1)
+    return EmpiricalRisk(
+        mean=float(expected.mean()),
+        from_inputs=float(between.mean()) / n,
+        from_labels=factor * float(within.mean()) / n,
+        standard_error=float((between + factor * within).std(ddof=1)) / n**1.5,
+        n_inputs=n,
+        n_responses=k,
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RiskDistribution:
+    """Law over students of their test cross-entropy and accuracy, and of the class they answer with.
+
+    Attributes
+    ----------
+    cross_entropy, accuracy : (N,) ndarray
+        Means over the points, for N draws from the law of the students.
+    flips : (m,) ndarray
+        Probability that a student's likeliest class differs from that of the student of the mean labels (with starts
+        of their own: from the class most students answer).
+    errors : (m,) ndarray
+        Probability that it differs from the target's likeliest class.
+    disagreement : (m,) ndarray
+        Probability that it differs from another student's.
+    exactness : str
+        "asymptotic" (softmax regression) or "approximate" (networks): first order in the noise of the labels.
+    """
+
+    cross_entropy: FloatArray
+    accuracy: FloatArray
+    flips: FloatArray
+    errors: FloatArray
+    disagreement: FloatArray
+    exactness: str
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws, N."""
+        return len(self.accuracy)
+
+    def quantile(self, prob: ArrayLike, *, of: str = "cross_entropy") -> FloatArray:
+        """Return quantiles of ``cross_entropy`` or ``accuracy`` over students."""
+        if of not in ("cross_entropy", "accuracy"):
+            raise invalid("of", "be cross_entropy or accuracy", of)
+        return np.asarray(np.quantile(getattr(self, of), prob))
+
+    def summary(self) -> str:
+        """Return a printable table."""
+        lines = [f"{self.n_draws} draws from the law of the students ({self.exactness})"]
+        for name in ("cross_entropy", "accuracy"):
+            values = getattr(self, name)
+            error, sd = values.std(ddof=1) / np.sqrt(len(values)), values.std(ddof=1)
+            lines.append(f"  {name:14} mean {values.mean():.5g} ± {error:.2g}   sd over students {sd:.4g}")
+        for name in ("flips", "errors", "disagreement"):
+            lines.append(f"  {name:14} mean over points {getattr(self, name).mean():.4g}")
+        return "\n".join(lines)
+
+
+def risk_distribution(
+    problem: DistillationProblem, target: Any = None, *, n_draws: int = 4000, n_students: int = 256, rng: Any = None
+) -> RiskDistribution:
+    """Return the law over students of test cross-entropy, accuracy and answers.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+        With a :class:`~kdstats.SoftmaxStudent`, or a network with the head ``softmax`` that linear response covers.
+    target : array_like, optional
+        True classes at the query points as numbers 0 to C-1, shape (m,), or probabilities (m, C). Default: the
+        teacher's own probabilities, where the query points are its inputs.
+    n_draws : int, default 4000
+        At least 100.
+    n_students : int, default 256
+        For networks: label sets along which the run is differentiated (and starts). At least 8.
+    rng : int, Generator, SeedSequence, Seeds or None
+        See :func:`kdstats.streams.as_seeds`.
+
+    Raises
+    ------
+    ProblemError
+        If the target is missing or does not fit.
+    UnsupportedProblemError
+        For other students.
+
+    Notes
+    -----
+    First order in the noise of the labels; ``kdstats.predict`` says for the same problem how far that holds.
+    """
+    wanted = _target(problem, target)
+    n_draws = as_count("n_draws", n_draws, minimum=100)
+    n_students = as_count("n_students", n_students, minimum=8)
+    seeds = as_seeds(rng)
+    centres, roots, exactness = _law(problem, n_students, seeds)
+    generator = seeds.branch("risk").generator("teacher_output")
+    entropies, accuracies = [], []
+    votes = np.zeros(wanted.shape)
+    for first in range(0, n_draws, BLOCK):
+        count = min(BLOCK, n_draws - first)
+        start = generator.integers(len(centres), size=count)
+        pilot = generator.integers(len(roots), size=count)
+        logits = centres[start]
+        for number, root in enumerate(roots):
+            mine = pilot == number
+            logits[mine] += np.moveaxis(root @ generator.standard_normal((root.shape[2], int(mine.sum()))), -1, 0)
+        answer = logits.argmax(axis=2)
+        entropies.append(-(wanted * log_softmax(logits, axis=2)).sum(axis=2).mean(axis=1))
+        accuracies.append(np.take_along_axis(wanted[None], answer[..., None], axis=2)[..., 0].mean(axis=1))
+        for c in range(wanted.shape[1]):
+            votes[:, c] += (answer == c).sum(axis=0)
+    centre = centres[0].argmax(axis=1) if len(centres) == 1 else votes.argmax(axis=1)
+    points = np.arange(len(votes))
+    same = (votes * (votes - 1.0)).sum(axis=1) / (n_draws * (n_draws - 1.0))
+    return RiskDistribution(
+        cross_entropy=np.concatenate(entropies),
+        accuracy=np.concatenate(accuracies),
+        flips=1.0 - votes[points, centre] / n_draws,
+        errors=1.0 - votes[points, wanted.argmax(axis=1)] / n_draws,
+        disagreement=1.0 - same,
+        exactness=exactness,
+    )
+
+
+def _law(problem: DistillationProblem, n_students: int, seeds: Seeds) -> tuple[FloatArray, list[FloatArray], str]:
+    """Return centres (S, m, C) and roots (m, C, r) of the logits, and how exact they are."""
+    student = problem.student
+    if isinstance(student, SoftmaxStudent):
+        from kdstats.prediction.closed_form.softmax_law import softmax_law
+
+        here = softmax_law(problem).at(problem.X_query)
+        return (here.logits + here.logit_shift)[None], [here.logit_root], "asymptotic"
+    if isinstance(student, NetworkStudent) and student.head == "softmax":
+        from kdstats.prediction.networks.class_response import logit_law
+
+        law = logit_law(problem, n_students=n_students, seeds=seeds)
+        return law.centres, law.roots, "approximate"
+    raise UnsupportedProblemError(
+        f"risks of classes need a SoftmaxStudent, or a NetworkStudent with head='softmax'; got a {type(student).__name__}"
+    )
+
+
+def _target(problem: DistillationProblem, target: Any) -> FloatArray:
+    """Return probabilities of the true class, shape (m, C)."""
+    if not isinstance(problem, DistillationProblem):
+        raise invalid("problem", "be a DistillationProblem", f"a {type(problem).__name__}")
+    teacher, m = problem.categorical_teacher, problem.n_points
+    if target is None:
+        if problem.design.X_query is not None:
+            raise invalid("target", "be given where the query points are not the teacher's inputs", None)
+        return teacher.probabilities
+    values = np.asarray(target)
+    if values.ndim == 2:
+        values = CategoricalTeacher(values).probabilities
+        if values.shape != (m, teacher.n_outputs):
+            raise invalid("target", f"have shape ({m},) or ({m}, {teacher.n_outputs})", f"shape {values.shape}")
+        return np.asarray(values)
+    if values.shape != (m,) or values.dtype.kind not in "iu":
+        raise invalid("target", f"be {m} whole numbers, or probabilities ({m}, {teacher.n_outputs})", values.shape)
+    for number in (int(values.min()), int(values.max())):
+        as_number("target", number, minimum=0.0, maximum=teacher.n_outputs - 1.0)
+    return np.asarray(np.eye(teacher.n_outputs)[values])
