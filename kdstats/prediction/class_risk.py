@@ -152,7 +152,7 @@ class RiskDistribution:
         """Return quantiles of ``cross_entropy`` or ``accuracy`` over students."""
         if of not in ("cross_entropy", "accuracy"):
             raise invalid("of", "be cross_entropy or accuracy", of)
-        return np.asarray(np.quantile(getattr(self, of), prob))
+        return np.asarray(np.quantile(getattr(self, of), np.asarray(prob, dtype=float)))
 
     def summary(self) -> str:
         """Return a printable table."""
@@ -244,7 +244,8 @@ def _law(problem: DistillationProblem, n_students: int, seeds: Seeds) -> tuple[F
         law = logit_law(problem, n_students=n_students, seeds=seeds)
         return law.centres, law.roots, "approximate"
     raise UnsupportedProblemError(
-        f"risks of classes need a SoftmaxStudent, or a NetworkStudent with head='softmax'; got a {type(student).__name__}"
+        "risks of classes need a SoftmaxStudent, or a NetworkStudent with head='softmax'; got a "
+        f"{type(student).__name__}"
     )
 
 

@@ -110,7 +110,7 @@ def class_components(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LogitLaw:
-    """Logits of noise-free students (S, m, C), and of some pilots Z (m, C, B) with ZZ' the covariance of their noise."""
+    """Logits of noise-free students (S, m, C), and for some pilots Z (m, C, B), ZZ' the covariance of their noise."""
 
     centres: FloatArray
     roots: list[FloatArray]
