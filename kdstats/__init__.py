@@ -57,6 +57,7 @@ _HOMES = {
     "VarianceWeighting": "kdstats.problem",
     "WeightingGains": "kdstats.prediction.weighting",
     "attribute_variance": "kdstats.observation.attribution",
+    "choose_labels": "kdstats.observation.responses.labels",
     "compare": "kdstats.hypotest",
     "conservation_test": "kdstats.hypotest",
     "covariance_test": "kdstats.hypotest",
@@ -69,6 +70,7 @@ _HOMES = {
     "estimate_components": "kdstats.components.estimation",
     "hallucination_risk": "kdstats.prediction.closed_form.hallucination",
     "homogeneity_test": "kdstats.hypotest",
+    "medoid_variance": "kdstats.prediction.medoid",
     "mse_distribution": "kdstats.prediction.closed_form",
     "mse_test": "kdstats.hypotest",
     "network_response": "kdstats.prediction.networks.response",
@@ -130,6 +132,7 @@ if TYPE_CHECKING:
     from kdstats.observation.language.students import LanguageStudents as LanguageStudents
     from kdstats.observation.language.training import train_language_students as train_language_students
     from kdstats.observation.responses.decomposition import decompose_responses as decompose_responses
+    from kdstats.observation.responses.labels import choose_labels as choose_labels
     from kdstats.observation.table import decompose as decompose
     from kdstats.planning import Plan as Plan, plan as plan
     from kdstats.prediction.bayes import sample_students as sample_students
@@ -146,6 +149,7 @@ if TYPE_CHECKING:
         hallucination_risk as hallucination_risk,
     )
     from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration
+    from kdstats.prediction.medoid import medoid_variance as medoid_variance
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,
         network_response as network_response,
