@@ -169,7 +169,7 @@ def predict(
 ) -> None:
     """Predict the variance components before any student is trained."""
     from kdstats.engine import predict as predict_components
-    from kdstats.problem.bayesian import BayesianLinearStudent
+    from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
     from kdstats.problem.student import NetworkStudent
 
     loaded = _load(study, csv, locals()).with_run(seed=seed)
@@ -189,6 +189,9 @@ def predict(
         options |= {"rng": loaded.run.seed, "noise_law": loaded.run.noise_law}
         if engine != "pymc" or n_students is not None:
             options["n_students"] = loaded.run.n_simulated if n_students is None else n_students
+    if engine in (None, "pymc") and isinstance(setting.problem.student, BayesianStudent):
+        options |= {"rng": loaded.run.seed, "noise_law": loaded.run.noise_law}
+        options |= {} if n_students is None else {"n_students": n_students}
     if n_students is not None and "n_students" not in options:
         raise invalid("--n-students", "be left out without --engine monte_carlo or linear_response", n_students)
     _prepare(out)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdstats.errors import StudyError
-from kdstats.problem.bayesian import BayesianLinearStudent
+from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.design import Design
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -149,6 +149,21 @@ class BayesianTable(_Table):
         return BayesianLinearStudent(**self.model_dump(exclude={"kind"}))
 
 
+class SampledTable(_Table):
+    """A Bayesian student without a closed form, by the name of its model."""
+
+    kind: Literal["bayesian"] = "bayesian"
+    model: Literal["gaussian", "student_t", "horseshoe"] = "student_t"
+    prior_variance: float = 1.0
+    noise_scale: float = 1.0
+    fit_intercept: bool = True
+    likelihood_power: float = 1.0
+
+    def student(self) -> BayesianStudent:
+        """Return what the table describes."""
+        return BayesianStudent(**self.model_dump(exclude={"kind"}))
+
+
 class DesignTable(_Table):
     """Strategy, responses and sources."""
 
@@ -178,7 +193,9 @@ class _Document(_Table):
     title: str = "Distillation study"
     data: DataTable
     teacher: TeacherTable = TeacherTable()
-    student: LinearTable | NetworkTable | BayesianTable = Field(default=LinearTable(), discriminator="kind")
+    student: LinearTable | NetworkTable | BayesianTable | SampledTable = Field(
+        default=LinearTable(), discriminator="kind"
+    )
     design: DesignTable = DesignTable()
     run: RunTable = RunTable()
 
@@ -374,6 +391,7 @@ def _keys(tables: Sequence[str]) -> list[str]:
         ("student", "linear", "training"): TrainingTable,
         ("student", "network"): NetworkTable,
         ("student", "bayesian_linear"): BayesianTable,
+        ("student", "bayesian"): SampledTable,
         ("design",): DesignTable,
         ("run",): RunTable,
     }[tuple(tables)]
@@ -383,9 +401,8 @@ def _keys(tables: Sequence[str]) -> list[str]:
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
     first, *others = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    path = (
-        ".".join(str(part) for part in first["loc"] if part not in ("linear", "network", "bayesian_linear")) or "study"
-    )
+    kinds = ("linear", "network", "bayesian_linear", "bayesian")
+    path = ".".join(str(part) for part in first["loc"] if part not in kinds) or "study"
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"
         text += _nearest([str(part) for part in first["loc"]])

@@ -21,7 +21,7 @@ from kdstats.engine import observe, predict
 from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.hypotest import Comparison, MseResult, RateResult, compare, mse_test, rate_test, student_mse
 from kdstats.prediction.closed_form import MSEDistribution, mse_distribution
-from kdstats.problem.bayesian import BayesianLinearStudent
+from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 from kdstats.streams import Seeds, as_seeds
@@ -235,14 +235,13 @@ def _engines(study: Study, problem: DistillationProblem) -> list[str]:
     default = ["linear", "networks"] if isinstance(problem.student, LinearStudent) else ["networks"]
     if isinstance(problem.student, BayesianLinearStudent):
         default = ["conjugate"]
+    elif isinstance(problem.student, BayesianStudent):
+        default = ["pymc"]
     chosen = study.run.observe if study.run.observe else default
-    wrong = [engine for engine in chosen if (engine in ("conjugate", "pymc")) != (default == ["conjugate"])]
-    if wrong:
-        raise invalid(
-            "run.observe",
-            f"be out of {default + ['pymc'] * ('conjugate' in default)} for a {type(problem.student).__name__}",
-            list(chosen),
-        )
+    allowed = [*default, "pymc"] if default == ["conjugate"] else default
+    is_bayesian = "pymc" in allowed
+    if any(engine not in allowed if is_bayesian else engine in ("conjugate", "pymc") for engine in chosen):
+        raise invalid("run.observe", f"be out of {allowed} for a {type(problem.student).__name__}", list(chosen))
     if not isinstance(problem.student, LinearStudent) and "linear" in chosen:
         raise invalid("run.observe", "be ['networks'] for a network student", list(chosen))
     return list(dict.fromkeys(chosen))
