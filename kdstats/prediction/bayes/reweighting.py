@@ -49,8 +49,8 @@ Students = NDArray[np.int64]
 
 #: Points at which log densities are compared, per coefficient that is fitted to them.
 POINTS_PER_COEFFICIENT = 2
-#: Numbers held at once.
-CHUNK = 4_000_000
+#: Numbers held at once: about what a processor's cache holds.
+CHUNK = 500_000
 #: Stretches of the pilot's chains.
 STRETCHES = 20
 
@@ -231,26 +231,38 @@ class _Run:
     def _moments(self, students: Students, theta: FloatArray, weights: FloatArray, base: Base) -> StudentMoments:
         """Weighted moments, with errors from the scatter of blocks."""
         found = self.stack.take(students).predictive(self.density.named(theta, students))
-        mean, variance = found.mean, np.broadcast_to(found.variance, found.mean.shape)
-        w = weights.T[:, :, None]
-        centre = (w * mean).sum(axis=0)
-        off = mean - centre
-        squares = off**2
-        noise, parameter = (w * variance).sum(axis=0), (w * squares).sum(axis=0)
+        mean = np.ascontiguousarray(found.mean.swapaxes(0, 1))
+        variance = np.broadcast_to(found.variance, (*found.mean.shape[:2], found.variance.shape[-1])).swapaxes(0, 1)
+        near = mean[:, :1].copy()  # sums of squares are taken around a typical draw
+        mean -= near
         n_blocks = base.n_blocks
-        size = len(w) // n_blocks
+        size = mean.shape[1] // n_blocks
+        kept = weights[:, : size * n_blocks].reshape(len(weights), n_blocks, 1, size)
 
-        def error(values: FloatArray) -> FloatArray:
-            kept = (w * values)[: size * n_blocks].reshape(n_blocks, size, *values.shape[1:]).sum(axis=1)
-            return np.asarray(np.sqrt((kept**2).sum(axis=0) * n_blocks / (n_blocks - 1)))
+        def sums(values: FloatArray) -> FloatArray:
+            """Weighted sums (S, blocks, m) of values (S, D, m)."""
+            blocks = values[:, : size * n_blocks].reshape(len(values), n_blocks, size, values.shape[-1])
+            return np.asarray((kept @ blocks)[:, :, 0])
 
-        mean_error = error(off)
+        def total(values: FloatArray) -> FloatArray:
+            return np.asarray((weights[:, None] @ values)[:, 0])
+
+        first, noise = total(mean), total(variance)
+        mean_blocks, noise_blocks, whole = sums(mean), sums(variance), kept.sum(axis=3)
+        np.square(mean, out=mean)
+        parameter = total(mean) - first**2
+        square_blocks = sums(mean) - 2.0 * first[:, None] * mean_blocks + whole * (first**2)[:, None]
+
+        def error(blocks: FloatArray) -> FloatArray:
+            return np.asarray(np.sqrt((blocks**2).sum(axis=1) * n_blocks / (n_blocks - 1)))
+
+        mean_error = error(mean_blocks - whole * first[:, None])
         return StudentMoments(
-            mean=centre,
+            mean=first + near[:, 0],
             parameter=parameter + mean_error**2,
-            noise=noise,
+            noise=np.broadcast_to(noise, first.shape).copy(),
             mean_error=mean_error,
-            intra_error=error(squares + variance - (parameter + noise)),
+            intra_error=error(square_blocks + noise_blocks - whole * (parameter + noise)[:, None]),
             shared=np.full(len(students), isinstance(base, PilotDraws)),
         )
 
