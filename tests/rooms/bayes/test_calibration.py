@@ -16,17 +16,41 @@ def pose(strategy, *, k=6, student=None, **teacher):
     )
 
 
-def test_rows_kept_apart_are_calibrated_and_averages_are_too_sure():
-    found = {s: kd.predictive_calibration(pose(s), rng=1) for s in ("single", "averaging", "multi_response")}
-    np.testing.assert_allclose(found["multi_response"].coverage, found["multi_response"].levels, atol=0.01)
-    assert found["multi_response"].pit_distance < 0.01
-    # averages: noise shrunk by sqrt(6); parameter uncertainty and an unknown noise widen intervals a little
-    short = 2 * scipy.stats.norm.cdf(scipy.stats.norm.ppf(0.975) / np.sqrt(6)) - 1
-    assert short < found["averaging"].coverage[2] < 0.95 - 20 * found["averaging"].coverage_se[2]
-    assert found["averaging"].pit_distance > 0.1
-    expected = np.sqrt(float(kd.predict(pose("averaging")).intra_student.mean()) / 2)  # the mean of a root is less
-    assert 0.98 * expected < found["averaging"].sharpness < expected < 0.5
-    assert "coverage" in found["single"].summary()
+def exact_law(problem, chance):
+    """P(transform <= chance) of flat-prior students of a teacher that is linear, at each training input.
+
+    A response less the prediction has variance s2 (1 + h/k), the squared scale of the predictive t is an independent
+    chi-square's with mean (s2/r) (1 + h/k): r = k for averages and 1 for rows, h the leverage.
+    """
+    X, k = problem.teacher.X, problem.design.n_responses
+    leverage = np.einsum("ij,ij->i", X @ np.linalg.inv(X.T @ X), X)
+    rows = problem.design.strategy == "multi_response"
+    freedom = len(X) * (k if rows else 1) - X.shape[1]
+    spread = 1.0 + leverage / k
+    scale = spread if rows else (1.0 + leverage) / k
+    law = scipy.stats.t(freedom)
+    return law.cdf(law.ppf(chance) * np.sqrt(scale / spread)).mean(), scale, freedom
+
+
+@pytest.mark.parametrize("strategy", ["averaging", "multi_response"])
+def test_against_the_exact_law(strategy):
+    """Coverage, transform and sharpness within 4 standard errors of what they are; rows are calibrated exactly."""
+    problem = pose(strategy, student=kd.BayesianLinearStudent(prior_variance=np.inf))
+    found = kd.predictive_calibration(problem, rng=1)
+    inside = [exact_law(problem, 0.5 + c / 2)[0] - exact_law(problem, 0.5 - c / 2)[0] for c in found.levels]
+    assert (np.abs(found.coverage - inside) < 4 * found.coverage_se).all()
+    below = np.array([exact_law(problem, u)[0] for u in found.grid])
+    assert (np.abs(found.pit - below) < 4 * found.pit_se).all()
+    _, scale, freedom = exact_law(problem, 0.5)
+    chi = scipy.stats.chi(freedom)
+    sharp = np.sqrt(scale / (freedom - 2)).mean() * np.array([chi.mean(), chi.std() / np.sqrt(found.n_students)])
+    assert abs(found.sharpness - sharp[0]) < 4 * sharp[1]
+    if strategy == "multi_response":
+        np.testing.assert_allclose(inside, found.levels, rtol=1e-12)
+    else:  # the same bounds would notice averages that were taken for calibrated
+        assert (found.coverage < found.levels - 4 * found.coverage_se).all()
+        assert abs(found.sharpness - 1.0) > 4 * sharp[1]
+    assert "coverage" in found.summary()
 
 
 def test_coverage_against_drawn_responses():
