@@ -42,8 +42,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import chdtri, fdtri, ndtri, stdtrit
+from scipy.special import fdtri, ndtri, stdtrit
 
+from kdstats.components.margins import chi_square_margins, known_total_margins, sampled_total_margins
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import EstimationError, invalid
 from kdstats.problem.validation import as_choice, as_probability
@@ -276,17 +277,13 @@ def _known_margins(components: VarianceComponents, prob: float, students: str) -
     n_students = components.n_students or int(np.min(squares.attrs["df_between"])) + 1
     spread = stdtrit(n_students - 1, (1 + prob) / 2) * errors["intra_student"].values
     se_inter, se_intra, se_total = (errors[name].values for name in COMPONENTS)
-    product = 2 * se_inter * se_intra
-    shared = se_total**2 - se_inter**2 - se_intra**2
-    correlation = np.clip(np.divide(shared, product, out=np.zeros_like(product), where=product > 0), -1, 1)
-
-    def recovered(margin: FloatArray) -> FloatArray:
-        return np.asarray(np.sqrt(margin**2 + spread**2 + 2 * correlation * margin * spread))
-
+    below, above = known_total_margins(
+        (inter.below, inter.above), errors=(se_inter, se_intra, se_total), n_students=n_students, prob=prob
+    )
     return {
         "inter_student": inter,
         "intra_student": _Margin(below=spread, above=spread),
-        "total": _Margin(below=recovered(inter.below), above=recovered(inter.above)),
+        "total": _Margin(below=below, above=above),
     }
 
 
@@ -299,13 +296,14 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
     if students == "any":
         return _any_margins(components, r, prob)
     df_b, df_w = (_degrees(name, squares) for name in ("between", "within"))
-    (g_b, h_b), (g_w, h_w) = _chi_square(df_b, prob), _chi_square(df_w, prob)
+    (g_b, h_b), (g_w, h_w) = chi_square_margins(df_b, prob), chi_square_margins(df_w, prob)
     tail = (1 - prob) / 2
     f_high, f_low = fdtri(df_b, df_w, 1 - tail), fdtri(df_b, df_w, tail)
     cross_low = ((f_high - 1) ** 2 - (g_b * f_high) ** 2 - h_w**2) / f_high
     cross_high = ((1 - f_low) ** 2 - (h_b * f_low) ** 2 - g_w**2) / f_low
     first, second, both = b**2, (w / r) ** 2, b * w / r
     rest = (1 - 1 / r) * w
+    below, above = sampled_total_margins(b, rest, df_between=df_b, df_within=df_w, prob=prob)
     return {
         "inter_student": _Margin(
             below=_root(g_b**2 * first + h_w**2 * second + cross_low * both),
@@ -313,7 +311,7 @@ def _sampled_margins(components: VarianceComponents, prob: float, students: str)
             centre=b - w / r,
         ),
         "intra_student": _Margin(below=g_w * w, above=h_w * w, centre=w),
-        "total": _Margin(below=np.hypot(g_b * b, g_w * rest), above=np.hypot(h_b * b, h_w * rest), centre=b + rest),
+        "total": _Margin(below=below, above=above, centre=b + rest),
     }
 
 
@@ -356,19 +354,13 @@ def _root(square: FloatArray) -> FloatArray:
     return np.sqrt(np.maximum(square, 0.0))
 
 
-def _chi_square(df: FloatArray, prob: float) -> tuple[FloatArray, FloatArray]:
-    """Distances, relative to the mean square, down to the lower and up to the upper chi-square bound."""
-    tail = (1 - prob) / 2
-    return 1 - df / chdtri(df, tail), df / chdtri(df, 1 - tail) - 1
-
-
 def _relative(name: str, components: VarianceComponents, prob: float, students: str) -> tuple[FloatArray, FloatArray]:
     """Distances, relative to a mean square, down to its lower and up to its upper bound."""
     squares = components.mean_squares
     assert squares is not None
     df = _degrees(name, squares)
     if students == "gaussian":
-        return _chi_square(df, prob)
+        return chi_square_margins(df, prob)
     if f"{name}_se" not in squares:
         raise invalid("students", "be 'gaussian' where mean squares have no errors", students, EstimationError)
     relative = _ratio(squares[f"{name}_se"].values, squares[name].values)
