@@ -1,8 +1,8 @@
 """Distances from a sum of mean squares down and up to the ends of its confidence interval.
 
-All arrays broadcast; ``prob`` is the coverage of the two-sided interval. Students are Gaussian. A sum is recovered from the
-intervals of its parts (Graybill & Wang 1980, J. Amer. Statist. Assoc. 75; correlated parts: Zou & Donner 2008, Statist.
-Med. 27).
+All arrays broadcast; ``prob`` is the coverage of the two-sided interval. Students are Gaussian. A sum is recovered from
+the intervals of its parts (Graybill & Wang 1980, J. Amer. Statist. Assoc. 75; correlated parts: Zou & Donner 2008,
+Statist. Med. 27).
 """
 
 from __future__ import annotations

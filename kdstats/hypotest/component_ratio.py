@@ -3,8 +3,8 @@ r"""Ratio of average intra-student or total variances of independent strategies.
 * intra, sampled outputs: the mean squares within have chi-square laws, their ratio is F.
 * intra, known own variances: means over students; :math:`\bar w_a-\theta\bar w_b` is tested by Welch's t.
 * total: the log ratio is recovered from the intervals of the two totals (Zou & Donner 2008):
-  :math:`L=\ell_a-\ell_b-\sqrt{(\ell_a-l_a)^2+(u_b-\ell_b)^2}` with logarithms :math:`\ell` of the estimates, l and u of the
-  limits. The p-value is the level at which the ratio tested lies on the limit.
+  :math:`L=\ell_a-\ell_b-\sqrt{(\ell_a-l_a)^2+(u_b-\ell_b)^2}` with logarithms :math:`\ell` of the estimates, l and u of
+  the limits. The p-value is the level at which the ratio tested lies on the limit.
 * ``method="kurtosis"``: standard errors of the logarithms as the estimation recorded them, Welch's t.
 """
 
@@ -44,8 +44,8 @@ LEVELS = (1e-15, 0.8)
 class AverageLaw:
     """What the law of an average component is made of; arrays of independent tables broadcast.
 
-    ``between`` and ``within`` are averaged mean squares, ``n_replicates`` is 0 where own variances are known, ``errors`` are
-    standard errors of inter, intra and total.
+    ``between`` and ``within`` are averaged mean squares, ``n_replicates`` is 0 where own variances are known,
+    ``errors`` are standard errors of inter, intra and total.
     """
 
     between: Any
@@ -97,6 +97,7 @@ def average_law(observed: VarianceComponents) -> AverageLaw:
     ranks = [float(observed.attrs.get(name) or 1.0) for name in ("effective_rank", "effective_rank_within")]
     if shape == 1:
         ranks = [1.0, 1.0]
+    errors = [_error(arrays, observed, name) for name in ("inter_student", "intra_student", "total")]
     return AverageLaw(
         between=float(arrays.between.mean()),
         within=float(arrays.within.mean()),
@@ -104,7 +105,7 @@ def average_law(observed: VarianceComponents) -> AverageLaw:
         df_within=float(average_df(arrays.df_within, np.asarray(ranks[1]))) if arrays.n_replicates else np.nan,
         n_replicates=arrays.n_replicates,
         n_students=int(arrays.df_between) + 1,
-        errors=tuple(_error(arrays, observed, name) for name in ("inter_student", "intra_student", "total")),  # type: ignore[arg-type]
+        errors=(errors[0], errors[1], errors[2]),
     )
 
 
@@ -155,7 +156,8 @@ def doubt_of_gaussian(observed: VarianceComponents, *, means: bool) -> str:
     if squares is not None and "within" in squares and observed.n_students:
         found = excess_kurtosis_within(squares, observed.n_students)
         if found is not None and found.pvalue < FAR_LEVEL:
-            return f"own variances of students spread more than those of equally noisy Gaussian ones (p = {found.pvalue:.2g})"
+            size = f"(p = {found.pvalue:.2g})"
+            return f"own variances of students spread more than those of equally noisy Gaussian ones {size}"
     return ""
 
 
@@ -186,8 +188,8 @@ def component_ratio(
     else:
         if known and max(sizes) > UNEQUAL * min(sizes) and min(sizes) < FEWEST_ANY:
             raise ComparisonError(
-                f"`observed_a` and `observed_b` must have about as many students, or at least {FEWEST_ANY} each, where the "
-                f"students' own variances are known: their law is not; got {sizes[0]} and {sizes[1]}"
+                f"`observed_b` must have about as many students as `observed_a`, or both at least {FEWEST_ANY}, where "
+                f"their own variances are known, for the law of these is not; got {sizes[0]} and {sizes[1]}"
             )
         doubts = [doubt_of_gaussian(item, means=component == "total") for item in both]
         if any(doubts):
@@ -255,7 +257,7 @@ def _of_means(means: list[float], errors: list[float], *, sizes: list[int], null
     def standardised(ratio: float) -> tuple[float, float]:
         scaled = [errors[0], ratio * errors[1]]
         df = _welch_df(scaled, [1.0, 1.0], sizes)
-        return (means[0] - ratio * means[1]) / float(np.hypot(*scaled)), df
+        return (means[0] - ratio * means[1]) / float(np.hypot(scaled[0], scaled[1])), df
 
     def interval(level: float) -> ConfidenceInterval:
         from scipy.optimize import brentq
@@ -283,8 +285,8 @@ def _of_logarithms(means: list[float], errors: list[float], *, df: float, sizes:
 
     if min(sizes) < FEWEST_ANY:
         raise ComparisonError(
-            f"`method` 'kurtosis' must have at least {FEWEST_ANY} students of each strategy to hold its level here; got "
-            f"{min(sizes)}: train more, or take method='normal' if students and outputs may be taken for Gaussian"
+            f"`method` 'kurtosis' must have at least {FEWEST_ANY} students of each strategy to hold its level here; "
+            f"got {min(sizes)}: train more, or take method='normal' if students and outputs may be taken for Gaussian"
         )
     ratio, law = means[0] / means[1], stats.t(df)
     error = float(np.hypot(errors[0] / means[0], errors[1] / means[1]))

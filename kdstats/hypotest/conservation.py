@@ -8,6 +8,7 @@ same students, so that their sum has a standard error of its own.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
-from kdstats.errors import ComparisonError
+from kdstats.errors import ApproximationWarning, ComparisonError
 from kdstats.hypotest.multiplicity import adjust_pvalues
 from kdstats.hypotest.pairing import observed_arrays
 from kdstats.hypotest.student_space import warn_of_shared_seeds
@@ -25,6 +26,9 @@ from kdstats.problem.validation import as_number
 __all__ = ["ConservationResult", "conservation_test"]
 
 FloatArray = NDArray[np.float64]
+
+#: Fewest students with whom the test holds its level, and fewest whose outputs are probabilities of classes.
+FEWEST, FEWEST_OF_CLASSES = 30, 200
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +51,8 @@ class ConservationResult:
         Strategies.
     total : float or None
         What was given.
+    unreliable : str
+        Why the p-values decide nothing; empty where the test holds its level.
     """
 
     statistic: float
@@ -60,6 +66,7 @@ class ConservationResult:
     labels: tuple[Any, ...]
     total: float | None
     alternative: str = "two-sided"
+    unreliable: str = ""
 
     def summary(self) -> str:
         """Return a printable table."""
@@ -69,7 +76,8 @@ class ConservationResult:
             for label, value, error in zip(self.labels, self.totals, self.standard_errors, strict=True)
         ]
         claim = "the totals are equal" if self.total is None else f"every total is {self.total:.5g}"
-        return "\n".join([*rows, f"p = {self.pvalue:.4g} that {claim}"])
+        marked = [f"UNRELIABLE: {self.unreliable}"] if self.unreliable else []
+        return "\n".join([*rows, f"p = {self.pvalue:.4g} that {claim}", *marked])
 
     def __str__(self) -> str:
         return self.summary()
@@ -98,6 +106,8 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
     -----
     DependentStudentsWarning
         If strategies of one seed are compared with each other.
+    ApproximationWarning
+        If the result is marked unreliable.
 
     Notes
     -----
@@ -105,8 +115,8 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
     student's distance from the others and its own variance. Logarithms of the totals are compared by Welch's analysis
     of variance, with S-1 degrees of freedom each, so that strategies may differ in how well their totals are
     known. With ``total`` each logarithm is tested by Student's t and the p-values adjusted by Holm. Asymptotic in S:
-    linear students hold 5% at S=30; tabular students of one response reject 8% there and hold 5% at S=200; students of
-    two outputs each at one point reject 8% at S=5.
+    linear students hold 5% at S=30, students of classes at S=200; two outputs of five students rejected 8%, tabular
+    students of one response 8% at S=30. With fewer students than these the result is marked unreliable.
 
     References
     ----------
@@ -150,6 +160,9 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
         adjusted = adjust_pvalues(each)
         worst = int(np.argmax(np.abs(t)))
         statistic, first, second, pvalue = float(t[worst]), float(df[worst]), np.nan, float(adjusted.min())
+    unreliable = _doubt(observed)
+    if unreliable:
+        warnings.warn(f"the conservation test is unreliable: {unreliable}", ApproximationWarning, stacklevel=2)
     return ConservationResult(
         statistic=statistic,
         pvalue=pvalue,
@@ -161,7 +174,27 @@ def conservation_test(observed: Mapping[Any, VarianceComponents], *, total: Any 
         adjusted_pvalues=adjusted,
         labels=tuple(observed),
         total=wanted,
+        unreliable=unreliable,
     )
+
+
+def _doubt(observed: Mapping[Any, VarianceComponents]) -> str:
+    """Name the strategies with fewer students than the level was shown to hold for."""
+    for label, item in observed.items():
+        classes = _of_classes(item)
+        fewest, n = FEWEST_OF_CLASSES if classes else FEWEST, int(item.n_students or 0)
+        if n < fewest:
+            kind = "students of classes" if classes else "students"
+            return f"{n} {kind} in {label!r}, and the test holds its level from {fewest} on: train more"
+    return ""
+
+
+def _of_classes(item: VarianceComponents) -> bool:
+    """Whether the outputs of a student are probabilities of classes."""
+    if item.student_predictions is None or item.student_predictions.sizes["output"] < 2:
+        return False
+    values = item.student_predictions.values
+    return bool((values >= 0.0).all() and np.allclose(values.sum(axis=-1), 1.0))
 
 
 def _welch(values: FloatArray, errors: FloatArray, df: FloatArray) -> tuple[float, float, float, float]:

@@ -50,6 +50,11 @@ class OrderingResult:
         """Smallest ratio of a strategy's variance to the next's."""
         return min(step.statistic for step in self.steps)
 
+    @property
+    def unreliable(self) -> tuple[str, ...]:
+        """Why steps decide nothing, as in :class:`kdstats.hypotest.RatioResult`; empty if all do."""
+        return tuple(step.unreliable for step in self.steps if step.unreliable)
+
     def summary(self) -> str:
         """Return a printable table."""
         rows = [f"{'step':<28}{'ratio':>10}{'95% interval':>24}{'p (falls)':>11}{'Holm':>9}"]
@@ -60,6 +65,7 @@ class OrderingResult:
                 f"{name:<28}{step.statistic:>10.4g}{f'[{low:.4g}, {high:.4g}]':>24}"
                 f"{self.pvalues[index]:>11.3g}{self.adjusted_pvalues[index]:>9.3g}"
             )
+        rows += [f"UNRELIABLE: {reason}" for reason in dict.fromkeys(self.unreliable)]
         rows.append(f"every step falls: p = {self.pvalue:.3g}; some step falls: p = {self.pvalue_any:.3g}")
         return "\n".join(rows)
 

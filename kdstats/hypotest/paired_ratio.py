@@ -59,7 +59,7 @@ def paired_ratio(
     lower, upper, df = pairs.sums_and_differences(null)
     ranks, method = (
         (1.0, 1.0) if rank is None else (rank, rank),
-        "correlation of sums and differences, Student's t, Gaussian",
+        "correlation of sums and differences, Student's t",
     )
     scaled: tuple[float, float] | None = None
     if several and rank is None:

@@ -97,9 +97,9 @@ def ratio_test(
     Raises
     ------
     ComparisonError
-        Points differ, predictions are missing, replicates were sampled, pairs of unequal numbers, or fewer students than
-        the method is known to hold its level with: 30 for "kurtosis" and "bootstrap" (200 for intra-student and total
-        variance), 40 for "permutation".
+        Points differ, predictions are missing, replicates were sampled, pairs of unequal numbers, or fewer students
+        than the method is known to hold its level with: 30 for "kurtosis" and "bootstrap" (200 for intra-student and
+        total variance), 40 for "permutation".
 
     Warns
     -----
@@ -111,16 +111,16 @@ def ratio_test(
     Notes
     -----
     ``"normal"`` is exact at one point, unpaired (F) and paired (t with S-2 degrees of freedom). For several points
-    it uses effective degrees of freedom, estimated for each strategy from the sample covariance as it stands: the level is
-    then *at most* the nominal one, and far below it for few students at many independent points (.02 with 30 students
-    at 10 independent points, .00 with 5). A prediction knows better: ``effective_rank=``. Pairs at several
-    points take the larger p-value of F and t, and the hull of both intervals. The intra-student ratio is F where outputs
-    were sampled, Welch's t where own variances are known; the total is recovered from the intervals of its two mean squares
-    and has at most the nominal level too.
+    it uses effective degrees of freedom, estimated for each strategy from the sample covariance as it stands: the level
+    is then *at most* the nominal one, and far below it for few students at many independent points (.02 with 30
+    students at 10 independent points, .00 with 5). A prediction knows better: ``effective_rank=``. Pairs at several
+    points take the larger p-value of F and t, and the hull of both intervals. The intra-student ratio is F where
+    outputs were sampled, Welch's t where own variances are known; the total is recovered from the intervals of its two
+    mean squares and has at most the nominal level too.
 
-    Gaussian students are assumed by ``"normal"``: from 20 students on (5 for the outputs of each), an excess kurtosis found at the
-    5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer than 500 students;
-    "permutation" held its level with 40 exponential students. With fewer, no test of skewed students holds.
+    Gaussian students are assumed by ``"normal"``: from 20 students on (5 for the outputs of each), an excess kurtosis
+    found at the 5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer than 500
+    students; "permutation" held its level with 40 exponential students. With fewer, no test of skewed students holds.
 
     Students of kdstats are paired by position where both strategies draw the same number of responses from the same
     seed. With different numbers of responses one seed does not pair them: give each strategy its own.

@@ -49,7 +49,8 @@ def far_students(*strategies: FloatArray) -> str:
     for name, students in zip(("first", "second"), strategies, strict=True):
         found = excess_kurtosis(xr.DataArray(students[:, :, None], dims=("student", "point", "output")))
         if found is not None and found.pvalue < FAR_LEVEL:
-            return f"students of the {name} strategy have an excess kurtosis of {found.excess:.2g} (p = {found.pvalue:.2g})"
+            size = f"{found.excess:.2g} (p = {found.pvalue:.2g})"
+            return f"students of the {name} strategy have an excess kurtosis of {size}"
     return ""
 
 
@@ -75,8 +76,8 @@ class Resampling:
         sizes = (len(self.a), len(self.b))
         if min(sizes) < FEWEST[self.method]:
             raise ComparisonError(
-                f"`method` {self.method!r} must have at least {FEWEST[self.method]} students of each strategy to hold its "
-                f"level; got {min(sizes)}: train more, or take method='normal' if students may be taken for Gaussian"
+                f"`method` {self.method!r} must have at least {FEWEST[self.method]} students of each strategy to hold "
+                f"its level; got {min(sizes)}: train more, or take method='normal' if students may be taken for Gaussian"
             )
         observed = self._estimate(*self._ones())
         log_ratio, error, df = (float(part[0]) for part in (observed.log_ratio, observed.error, observed.df))

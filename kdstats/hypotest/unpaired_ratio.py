@@ -1,9 +1,9 @@
 r"""Law of the ratio of average variances of independent Gaussian students: F with the effective ranks of both.
 
 The average variance of S students has :math:`(S-1)\rho` degrees of freedom (Satterthwaite), :math:`\rho =
-(\mathrm{tr}\,C)^2/\mathrm{tr}\,C^2`. Where no prediction gives it, :math:`\rho` is the ratio of the traces of the sample
-covariance as it stands, at most S-1: what makes the test cautious with few students, and the consistent estimate reject
-too often.
+(\mathrm{tr}\,C)^2/\mathrm{tr}\,C^2`. Where no prediction gives it, :math:`\rho` is the ratio of the traces of the
+sample covariance as it stands, at most S-1: what makes the test cautious with few students, and the consistent estimate
+reject too often.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def independent_ratio(
         effective_rank_other=ranks[1],
         n_students=(len(a), len(b)),
         paired=False,
-        method="F, effective degrees of freedom, Gaussian students"
-        if a.shape[1] > 1
-        else "F, exact for Gaussian students",
+        method=f"F, {'effective degrees of freedom' if a.shape[1] > 1 else 'exact'}, Gaussian students",
         _interval=lambda level: f_interval(ratio, df, level),
     )
 

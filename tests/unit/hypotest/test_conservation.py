@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 import kdstats as kd
-from kdstats.errors import ComparisonError, ProblemError
+from kdstats.errors import ApproximationWarning, ComparisonError, ProblemError
 
 
 def tabular(k, *, seed, n_students=300, probabilities=(0.5, 0.2, 0.2, 0.1)):
@@ -76,3 +76,11 @@ def test_refusals(make_observed):
     for call, error, message in cases:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_few_students_mark_the_result_unreliable():
+    with pytest.warns(ApproximationWarning, match="150 students of classes"):
+        assert "UNRELIABLE" in str(kd.conservation_test({1: tabular(1, seed=1, n_students=150)}, total=GINI / 4))
+    values = np.random.default_rng(1).normal(size=(29, 2, 1))
+    with pytest.warns(ApproximationWarning, match="29 students in"):
+        kd.conservation_test({"a": kd.estimate_components(values)}, total=1.0)
