@@ -59,8 +59,7 @@ GAUSSIAN_SKEWNESS = 2.0
 #: The same for any law. It is 3.75 for exponential students; with 6, calibrated on 10,000 tables of 20 to 200 of them,
 #: the interval also makes up for standard errors that are too small in just the samples whose variance is.
 CAUTIOUS_SKEWNESS = 6.0
-#: Fewest students for intervals of an unknown law: with 10 the upper bound is 13 times the variance at least, with 5 some
-#: 200 times.
+#: Fewest students for intervals of an unknown law: with 10 the upper bound is some 13 times the variance, with 5 some 200.
 FEWEST_ANY = 10
 #: Labels of an average.
 AVERAGE = xr.Coordinates({"point": ["average"], "output": [0]})
@@ -116,7 +115,7 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     prob = as_probability("prob", prob)
     as_choice("students", students, ("gaussian", "any"))
     if students == "any" and components.n_students is not None and components.n_students < FEWEST_ANY:
-        rule = f"be 'gaussian' with fewer than {FEWEST_ANY} students, who of an unknown law bound a variance from below only"
+        rule = f"be 'gaussian' with fewer than {FEWEST_ANY} students: of an unknown law they bound it from below only"
         raise invalid("students", rule, f"'any' with {components.n_students} students", EstimationError)
     if components.exactness != "exact" and components.draws is not None:
         return _quantiles(components, prob)

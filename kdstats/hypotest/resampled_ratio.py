@@ -36,7 +36,7 @@ FAR_LEVEL = 0.025
 #: Entries of an array of resampled students handled at a time.
 BLOCK = 4_000_000
 #: Most permutations at each ratio that an interval tries.
-OF_INTERVAL = 1999
+OF_INTERVAL = 999
 METHOD_NAMES = {
     "kurtosis": "log ratio, jackknife over students",
     "bootstrap": "log ratio, bootstrap-t over students",
@@ -77,7 +77,7 @@ class Resampling:
         if min(sizes) < FEWEST[self.method]:
             raise ComparisonError(
                 f"`method` {self.method!r} must have at least {FEWEST[self.method]} students of each strategy to hold "
-                f"its level; got {min(sizes)}: train more, or take method='normal' if students may be taken for Gaussian"
+                f"its level; got {min(sizes)}: train more, or take method='normal' if they may be taken for Gaussian"
             )
         observed = self._estimate(*self._ones())
         log_ratio, error, df = (float(part[0]) for part in (observed.log_ratio, observed.error, observed.df))
