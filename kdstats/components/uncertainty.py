@@ -59,7 +59,7 @@ GAUSSIAN_SKEWNESS = 2.0
 #: The same for any law. It is 3.75 for exponential students; with 6, calibrated on 10,000 tables of 20 to 200 of them,
 #: the interval also makes up for standard errors that are too small in just the samples whose variance is.
 CAUTIOUS_SKEWNESS = 6.0
-#: Fewest students for intervals of an unknown law: with 10 the upper bound is some 13 times the variance, with 5 some 200.
+#: Fewest students for intervals of an unknown law: 10 put the upper bound at some 13 times the variance, 5 at some 200.
 FEWEST_ANY = 10
 #: Labels of an average.
 AVERAGE = xr.Coordinates({"point": ["average"], "output": [0]})
