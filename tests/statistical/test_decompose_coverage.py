@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from kdstats.components.estimation import estimate_components
 from kdstats.components.unbalanced import estimate_unbalanced
+from kdstats.components.uncertainty import FEWEST_ANY
 from kdstats.components.unreplicated import estimate_unreplicated
 from kdstats.errors import NotIdentifiedWarning
 
@@ -92,7 +93,7 @@ def test_degrees_of_freedom_of_equal_cells_fall_short_for_extreme_ones():
 
 
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("n_students", [5, 20, 60, 200])
+@pytest.mark.parametrize("n_students", [20, 60, 200])
 def test_students_of_any_law_are_covered(n_students, law):
     components = simulate((3,) * n_students, 1.0, students=law)
     assert_covers(hits(components, truth(1.0), "any"))
@@ -100,7 +101,7 @@ def test_students_of_any_law_are_covered(n_students, law):
 
 @pytest.mark.parametrize("inter", [INTRA / 20, 1.0])
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("n_students", [5, 20, 60, 200])
+@pytest.mark.parametrize("n_students", [20, 60, 200])
 def test_replicate_errors_of_any_law_are_covered(n_students, law, inter):
     components = simulate((3,) * n_students, inter, noise=law)
     assert_covers(hits(components, truth(inter), "any"))
@@ -122,6 +123,6 @@ def test_total_of_one_output_is_covered(n_students):
             return estimate_unreplicated(values, students=range(n_students), points=[0], outputs=range(N_TABLES))
 
     assert_covers(hits(single("gaussian"), {"total": 1.0}), "two-sided")
-    for law in LAWS:
+    for law in LAWS if n_students >= FEWEST_ANY else ():
         assert_covers(hits(single(law), {"total": 1.0}, "any"))
     assert_falls_short(hits(single("exponential"), {"total": 1.0})["total"])
