@@ -230,6 +230,7 @@ def observe(
 ) -> None:
     """Train students for real and estimate their variance components."""
     from kdstats.engine import observe as observe_components
+    from kdstats.problem.categorical import SoftmaxStudent
 
     given = {"batch": batch, "max_students": max_students, "margin": margin}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -244,6 +245,7 @@ def observe(
 
     loaded = _load(study, csv, locals()).with_run(seed=seed, n_students=n_students)
     setting = loaded.setting()
+    noise = {} if isinstance(setting.problem.student, SoftmaxStudent) else {"noise_law": loaded.run.noise_law}
     _prepare(out)
     text = f"training {loaded.run.n_students} students"
     with _progress(text) as say:
@@ -252,8 +254,8 @@ def observe(
             engine=engine,
             n_students=loaded.run.n_students,
             rng=loaded.run.seed,
-            noise_law=loaded.run.noise_law,
             progress=partial(say, text),
+            **noise,
         )
     _print_components(result, out=out, name="observed", as_json=as_json)
 

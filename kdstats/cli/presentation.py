@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdstats.components.result import COMPONENTS, VarianceComponents
+from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.study.run import StudyResult, Sweep
 
 __all__ = ["components_json", "study_json", "study_text"]
@@ -85,11 +86,15 @@ def study_text(result: StudyResult, report: Path) -> str:
 
 def _setting_lines(result: StudyResult) -> list[str]:
     problem, design = result.problem, result.problem.design
-    teacher = problem.gaussian_teacher
+    teacher = problem.teacher
+    if isinstance(teacher, CategoricalTeacher):
+        spread = f"{teacher.n_outputs} classes, mean Gini index {teacher.gini.mean():.4g}"
+    else:
+        spread = f"variance of one response {teacher.variances.mean():.4g}"
     return [
         f"{teacher.n_inputs} inputs x {teacher.n_features} features, {problem.n_points} query points; "
         f"strategy {design.strategy}, {design.n_responses} response{'s' if design.n_responses > 1 else ''} per input; "
-        f"variance of one response {teacher.variances.mean():.4g}"
+        f"{spread}"
     ]
 
 

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from kdstats.errors import DataError, MissingDependencyError, invalid
 
-__all__ = ["BUILT_IN", "Dataset", "load_dataset", "read_csv"]
+__all__ = ["BUILT_IN", "CLASSES", "Dataset", "load_dataset", "read_csv"]
 
 FloatArray = NDArray[np.float64]
 
-BUILT_IN = ("boston_housing", "diabetes")
+#: Sets whose target is a class.
+CLASSES = ("wine", "breast_cancer", "digits")
+BUILT_IN = ("boston_housing", "diabetes", *CLASSES)
 
 _BOSTON_NAMES = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT")
 
@@ -55,8 +57,9 @@ def load_dataset(name: str) -> Dataset:
 
     Parameters
     ----------
-    name : {"boston_housing", "diabetes"}
-        506 x 13 from mlxtend, and 442 x 10 from scikit-learn.
+    name : {"boston_housing", "diabetes", "wine", "breast_cancer", "digits"}
+        506 x 13 from mlxtend, and 442 x 10 from scikit-learn; with classes 0, 1, ... as target 178 x 13 (3),
+        569 x 30 (2) and 1797 x 64 (10), from scikit-learn.
 
     Raises
     ------
@@ -75,14 +78,14 @@ def load_dataset(name: str) -> Dataset:
             return Dataset(
                 X=np.asarray(X, float), feature_names=_BOSTON_NAMES, target=np.asarray(target, float), unit="1000 USD"
             )
-        from sklearn.datasets import load_diabetes
+        from sklearn import datasets
 
-        bunch = load_diabetes()
+        bunch = getattr(datasets, f"load_{name}")()
         return Dataset(
             X=np.asarray(bunch.data, float),
             feature_names=tuple(bunch.feature_names),
             target=np.asarray(bunch.target, float),
-            unit="progression score",
+            unit="progression score" if name == "diabetes" else "",
         )
     except ModuleNotFoundError as error:
         raise MissingDependencyError(

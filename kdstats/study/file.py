@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kdstats.errors import StudyError
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher, SoftmaxStudent
 from kdstats.problem.design import Design
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
@@ -58,8 +59,14 @@ class DataTable(_Table):
 
 
 class TeacherTable(_Table):
-    """The teacher's noise; its mean is a column of the data or a least-squares fit to the target."""
+    """The teacher's noise; its mean is a column of the data or a least-squares fit to the target.
 
+    With the kind ``classes`` it is a multinomial logistic regression fitted to the target.
+    """
+
+    kind: Literal["gaussian", "classes"] | None = None
+    penalty: float | None = Field(None, ge=0.0)
+    temperature: float | None = Field(None, gt=0.0)
     noise_variance: float | None = Field(None, ge=0.0)
     noise_fraction: float | None = Field(None, ge=0.0)
     response_correlation: float = 0.0
@@ -69,6 +76,10 @@ class TeacherTable(_Table):
     def _one_noise(self) -> TeacherTable:
         if self.noise_variance is not None and self.noise_fraction is not None:
             raise ValueError("takes noise_variance or noise_fraction (of the target's variance), not both")
+        of_classes, of_numbers = (self.penalty, self.temperature), (self.noise_variance, self.noise_fraction)
+        wrong = of_numbers if self.kind == "classes" else of_classes
+        if any(value is not None for value in wrong):
+            raise ValueError("takes penalty and temperature with kind 'classes' alone, and noise without it alone")
         return self
 
 
@@ -132,6 +143,18 @@ class NetworkTable(_Table):
         return NetworkStudent(hidden=tuple(self.hidden), early_stopping=stopping, **options)
 
 
+class SoftmaxTable(_Table):
+    """A multinomial logistic regression, for a teacher of classes."""
+
+    kind: Literal["softmax"] = "softmax"
+    penalty: float = 0.0
+    fit_intercept: bool = True
+
+    def student(self) -> SoftmaxStudent:
+        """Return what the table describes."""
+        return SoftmaxStudent(**self.model_dump(exclude={"kind"}))
+
+
 class BayesianTable(_Table):
     """A Bayesian linear student."""
 
@@ -181,7 +204,7 @@ class RunTable(_Table):
     n_simulated: int = Field(20_000, ge=2)
     seed: int = Field(1, ge=0)
     noise_law: str = "gaussian"
-    observe: list[Literal["linear", "networks", "conjugate", "pymc"]] | None = None
+    observe: list[Literal["linear", "networks", "conjugate", "pymc", "softmax"]] | None = None
     equivalence_margin: float = Field(1.5, gt=1.0)
     confidence_level: float = Field(0.95, gt=0.0, lt=1.0)
     sweep_responses: list[int] = []
@@ -193,7 +216,7 @@ class _Document(_Table):
     title: str = "Distillation study"
     data: DataTable
     teacher: TeacherTable = TeacherTable()
-    student: LinearTable | NetworkTable | BayesianTable | SampledTable = Field(
+    student: LinearTable | NetworkTable | BayesianTable | SampledTable | SoftmaxTable = Field(
         default=LinearTable(), discriminator="kind"
     )
     design: DesignTable = DesignTable()
@@ -290,17 +313,7 @@ class Study:
         if table.standardize:
             X = _standardized(X, train)
         target = data.target
-        mean = self._teacher_mean(data, X, train)
-        noise = self._noise(data, train)
-        noise_table = self._document.teacher
-        teacher = GaussianTeacher(
-            X[train],
-            mean[train],
-            noise_variance=noise,
-            response_correlation=noise_table.response_correlation,
-            input_correlation=noise_table.input_correlation,
-            feature_names=data.feature_names,
-        )
+        teacher = self._teacher(data, X, train)
         design = self._document.design
         problem = DistillationProblem(
             teacher=teacher,
@@ -316,6 +329,28 @@ class Study:
             ),
         )
         return Setting(problem=problem, target=None if target is None else target[test], unit=data.unit)
+
+    def _teacher(self, data: Dataset, X: FloatArray, train: NDArray[np.int64]) -> GaussianTeacher | CategoricalTeacher:
+        table = self._document.teacher
+        if table.kind == "classes":
+            from kdstats.study.class_teacher import class_teacher
+
+            return class_teacher(
+                X[train],
+                None if data.target is None else data.target[train],
+                penalty=1.0 if table.penalty is None else table.penalty,
+                temperature=1.0 if table.temperature is None else table.temperature,
+                response_correlation=table.response_correlation,
+            )
+        mean = self._teacher_mean(data, X, train)
+        return GaussianTeacher(
+            X[train],
+            mean[train],
+            noise_variance=self._noise(data, train),
+            response_correlation=table.response_correlation,
+            input_correlation=table.input_correlation,
+            feature_names=data.feature_names,
+        )
 
     def _load(self, table: DataTable) -> Dataset:
         if table.dataset is not None:
@@ -392,6 +427,7 @@ def _keys(tables: Sequence[str]) -> list[str]:
         ("student", "network"): NetworkTable,
         ("student", "bayesian_linear"): BayesianTable,
         ("student", "bayesian"): SampledTable,
+        ("student", "softmax"): SoftmaxTable,
         ("design",): DesignTable,
         ("run",): RunTable,
     }[tuple(tables)]
@@ -401,7 +437,7 @@ def _keys(tables: Sequence[str]) -> list[str]:
 def _one_line(error: ValidationError) -> str:
     """Say the first thing that is wrong, and how many more there are."""
     first, *others = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    kinds = ("linear", "network", "bayesian_linear", "bayesian")
+    kinds = ("linear", "network", "bayesian_linear", "bayesian", "softmax")
     path = ".".join(str(part) for part in first["loc"] if part not in kinds) or "study"
     if first["type"] == "extra_forbidden":
         text = f"`{path}` must be a known key; got {path.rpartition('.')[2]!r}, which is none"

@@ -22,6 +22,7 @@ from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.hypotest import Comparison, MseResult, RateResult, compare, mse_test, rate_test, student_mse
 from kdstats.prediction.closed_form import MSEDistribution, mse_distribution
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
+from kdstats.problem.categorical import CategoricalTeacher, SoftmaxStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent, NetworkStudent
 from kdstats.streams import Seeds, as_seeds
@@ -133,7 +134,7 @@ def run_study(study: Study, *, out: Path | None = None, say: Say = lambda *_: No
         predicted = _network_response(problem, stage)
         predictable = predicted is not None
     else:
-        predictable = linear or isinstance(problem.student, BayesianLinearStudent)
+        predictable = linear or isinstance(problem.student, (BayesianLinearStudent, SoftmaxStudent))
         predicted = _closed_form(problem, stage) if predictable else None
     simulated = stage.simulate(problem) if linear else None
     observed = {
@@ -204,7 +205,7 @@ class _Stage:
                 engine=engine,
                 n_students=count,
                 rng=self.seeds(part, problem),
-                noise_law=self.study.run.noise_law,
+                **({} if engine == "softmax" else {"noise_law": self.study.run.noise_law}),
                 progress=partial(self.say, text),
             )
 
@@ -237,6 +238,10 @@ def _engines(study: Study, problem: DistillationProblem) -> list[str]:
         default = ["conjugate"]
     elif isinstance(problem.student, BayesianStudent):
         default = ["pymc"]
+    if isinstance(problem.student, SoftmaxStudent) or "softmax" in (study.run.observe or []):
+        if list(study.run.observe or ["softmax"]) != ["softmax"] or not isinstance(problem.student, SoftmaxStudent):
+            raise invalid("run.observe", "be ['softmax'] for a SoftmaxStudent, and for no other", study.run.observe)
+        return ["softmax"]
     chosen = study.run.observe if study.run.observe else default
     allowed = [*default, "pymc"] if default == ["conjugate"] else default
     is_bayesian = "pymc" in allowed
@@ -306,6 +311,8 @@ def _sweep_noise(stage: _Stage, problem: DistillationProblem, engine: str) -> Sw
     factors = sorted(set(stage.study.run.sweep_noise))
     if not factors:
         return None
+    if isinstance(problem.teacher, CategoricalTeacher):
+        raise invalid("run.sweep_noise", "be left out for a teacher of classes", factors)
     noise, mean = problem.gaussian_teacher.noise_variance, float(problem.gaussian_teacher.variances.mean())
     cells = {factor * mean: problem.with_teacher(noise_variance=factor * noise) for factor in factors}
     return _sweep(stage, cells, dim="noise_variance", engine=engine, first_part=200)
