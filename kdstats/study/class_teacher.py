@@ -1,4 +1,4 @@
-"""Teachers of classes for a study: a multinomial logistic regression fitted to the true classes of the training rows."""
+"""Teachers of classes for a study: a multinomial logistic regression fitted to the classes of the training rows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Studies whose teacher answers with classes: files, refusals, and the commands on them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +52,7 @@ def test_networks_of_classes_are_studied_too():
     assert kd.predict(problem, rng=1, n_students=16).estimate.sizes["output"] == 3
 
 
-def run(capsys, *words):
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stopped:
-        code = stopped.code
-    return code, capsys.readouterr().out
-
-
 def test_commands_on_a_study_of_classes(tmp_path, monkeypatch):
-    import sys
-
     file = tmp_path / "study.toml"
     file.write_text(changed().to_toml())
 

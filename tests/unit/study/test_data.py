@@ -62,7 +62,9 @@ def test_missing_and_binary_files_are_one_line(tmp_path):
 
 
 def test_unknown_set_is_refused():
-    with pytest.raises(DataError, match="`dataset` must be one of boston_housing, diabetes; got iris"):
+    with pytest.raises(
+        DataError, match="`dataset` must be one of boston_housing, diabetes, wine, breast_cancer, digits; got iris"
+    ):
         load_dataset("iris")
 
 
