@@ -184,6 +184,11 @@ def variance_point(
     )
 
 
+def told(point: Point) -> str:
+    """Return a measured variance with its interval."""
+    return f"{point.measured:.4f} [{point.lower:.4f}, {point.upper:.4f}]"
+
+
 def error_points(name: str, at: dict[str, float], seen: kd.VarianceComponents, target: FloatArray) -> list[Point]:
     """Return mean and standard deviation over students of the test MSE, with intervals."""
     mse = kd.student_mse(seen, target)
@@ -197,8 +202,8 @@ def error_points(name: str, at: dict[str, float], seen: kd.VarianceComponents, t
             error=error,
         ),
         Point(
-            quantity=f"MSE sd, {name}", at=at, measured=sd, lower=max(sd - 1.96 * spread, 0.0), upper=sd + 1.96 * spread,
-            error=spread,
+            quantity=f"MSE sd, {name}", at=at, measured=sd, lower=max(sd - 1.96 * spread, 0.0),
+            upper=sd + 1.96 * spread, error=spread,
         ),
     ]  # fmt: skip
 
@@ -276,11 +281,10 @@ def initialization(boston: Boston, scale: Scale, say: Say) -> Findings:
     found.figures["initialization"] = draw_initialization(found, redrawn)
     first, last = series[0], series[-1]
     found.text = [
-        f"Perturbed by s = {first.at['s']:g} students vary by {first.measured:.4f} [{first.lower:.4f}, {first.upper:.4f}]"
-        f", by s = {last.at['s']:g} {last.measured:.4f} [{last.lower:.4f}, {last.upper:.4f}]; with starts drawn anew "
-        f"{redrawn.measured:.4f} [{redrawn.lower:.4f}, {redrawn.upper:.4f}]. The log-log slope on s is {slope:.2f}, where a "
-        "smooth response to small perturbations has 2. No theory of kdstats claims Adam from a perturbed start, so there is "
-        "no predicted curve. At s = 0 every student is the same one, to the bit.",
+        f"Perturbed by s = {first.at['s']:g} students vary by {told(first)}, by s = {last.at['s']:g} by {told(last)}; "
+        f"with starts drawn anew by {told(redrawn)}. The log-log slope on s is {slope:.2f}, where a smooth response to "
+        "small perturbations has 2. No theory of kdstats claims Adam from a perturbed start, so there is no predicted "
+        "curve. At s = 0 every student is the same one, to the bit.",
     ]
     return found
 
@@ -307,15 +311,14 @@ def bootstrap(boston: Boston, scale: Scale, say: Say) -> Findings:
     ends = {name: (found.series(name)[0], found.series(name)[-1]) for name in labels}
     alone = {name: found.series(f"{name}, first weights alone")[0] for name in labels}
     found.text = [
-        f"Labels {name}: variance {small.measured:.4f} [{small.lower:.4f}, {small.upper:.4f}] at a fraction of "
-        f"{small.at['fraction']:g}, {whole.measured:.4f} [{whole.lower:.4f}, {whole.upper:.4f}] at {whole.at['fraction']:g}; "
-        f"first weights alone add {alone[name].measured:.4f} [{alone[name].lower:.4f}, {alone[name].upper:.4f}]."
+        f"Labels {name}: variance {told(small)} at a fraction of {small.at['fraction']:g}, {told(whole)} at "
+        f"{whole.at['fraction']:g}; first weights alone add {told(alone[name])}."
         for name, (small, whole) in ends.items()
     ]
     found.text.append(
-        "Linear response covers students that see every row, so there is no predicted curve. A network teacher's own "
-        "answers scatter around what a student with fewer steps has learnt: unlike least-squares students of a linear "
-        "teacher, these vary with resampled rows even where labels have no noise."
+        "Linear response covers students that see every row, so there is no predicted curve. Unlike least-squares "
+        "students of a linear teacher, which reproduce its noiseless answers from any rows, networks vary with the "
+        "rows that they see even where labels have no noise."
     )
     return found
 
@@ -369,9 +372,9 @@ def averaging(boston: Boston, scale: Scale, say: Say) -> Findings:
     one, many = (found.series("averaging", noise=most)[i] for i in (0, -1))
     found.text = [
         f"Averaging and oracle together: {found.agreement()}.",
-        f"At noise {most:g} fifty-fold averaging ({many.at['k']:g} responses) takes the variance from {one.measured:.3f} to "
-        f"{many.measured:.3f}, a factor of {one.measured / many.measured:.1f} where 1/k would be {many.at['k']:g}: what is left "
-        "is the variance of the first weights, which no response touches. O(1/k) holds for the part of the noise alone.",
+        f"At noise {most:g} averaging {many.at['k']:g} responses takes the variance from {told(one)} to {told(many)}, a "
+        f"factor of {one.measured / many.measured:.1f} where 1/k would be {many.at['k']:g}: what is left is the variance of "
+        "the first weights, which no response touches. O(1/k) holds at most for the part of the noise.",
         "Variance weighting as published mixes in the noiseless teacher, an oracle: it is plain averaging of labels with "
         "E[(1+χ²ₖ₋₁/k)⁻²] of their noise, and the prediction for that noise is the dashed line. With k = 1 the empirical "
         "variance is 0 and the weight undefined.",
@@ -383,7 +386,7 @@ def averaging(boston: Boston, scale: Scale, say: Say) -> Findings:
 
 
 def load_classes(name: str, scale: Scale) -> tuple[FloatArray, FloatArray, NDArray[np.int64], NDArray[np.int64]]:
-    """Return standardised training and test inputs and their classes, split 80/20 with seed 42, scaled by training rows."""
+    """Return training and test inputs and their classes, split 80/20 with seed 42, scaled by the training rows."""
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
@@ -456,9 +459,9 @@ def entropies(_: Boston, scale: Scale, say: Say) -> Findings:
         f"{p.quantity} {p.measured:.2f} [{p.lower:.2f}, {p.upper:.2f}]" for p in found.points if " over " in p.quantity
     )
     found.text = [
-        f"Mean predictive entropy at the test points in nats, {scale.n_teachers} teachers with {scale.students_per_teacher} "
-        "students each on each kind of labels; intervals over teachers. A student's answers are apart by whether it, not its "
-        "teacher, is right.",
+        f"Mean predictive entropy at the test points in nats, {scale.n_teachers} teachers with "
+        f"{scale.students_per_teacher} students each on each kind of labels; intervals over teachers. A student's answers "
+        "are apart by whether it, not its teacher, is right.",
         "\n".join(rows),
         f"Ratios (geometric mean over teachers): {ratios}.",
     ]
