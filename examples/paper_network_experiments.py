@@ -372,12 +372,12 @@ def averaging(boston: Boston, scale: Scale, say: Say) -> Findings:
     one, many = (found.series("averaging", noise=most)[i] for i in (0, -1))
     found.text = [
         f"Averaging and oracle together: {found.agreement()}.",
-        f"At noise {most:g} averaging {many.at['k']:g} responses takes the variance from {told(one)} to {told(many)}, a "
-        f"factor of {one.measured / many.measured:.1f} where 1/k would be {many.at['k']:g}: what is left is the variance of "
-        "the first weights, which no response touches. O(1/k) holds at most for the part of the noise.",
-        "Variance weighting as published mixes in the noiseless teacher, an oracle: it is plain averaging of labels with "
-        "E[(1+χ²ₖ₋₁/k)⁻²] of their noise, and the prediction for that noise is the dashed line. With k = 1 the empirical "
-        "variance is 0 and the weight undefined.",
+        f"At noise {most:g} averaging {many.at['k']:g} responses takes the variance from {told(one)} to {told(many)}, "
+        f"a factor of {one.measured / many.measured:.1f} where 1/k would be {many.at['k']:g}: what is left is the "
+        "variance of the first weights, which no response touches. O(1/k) holds at most for the part of the noise.",
+        "Variance weighting as published mixes in the noiseless teacher, an oracle: it is plain averaging of labels "
+        "with E[(1+χ²ₖ₋₁/k)⁻²] of their noise, and the prediction for that noise is the dashed line. With k = 1 the "
+        "empirical variance is 0 and the weight undefined.",
     ]
     return found
 
@@ -425,7 +425,7 @@ def class_students(
 
 
 def entropies(_: Boston, scale: Scale, say: Say) -> Findings:
-    """Train teachers on the truth and students on each, and measure entropies of correct and incorrect answers apart."""
+    """Train teachers on the truth and students on each; measure entropies of correct and incorrect answers apart."""
     found = Findings()
     rows = [
         "| data | answers | teacher | students of hard labels | of sampled labels | of soft labels |",
@@ -460,8 +460,8 @@ def entropies(_: Boston, scale: Scale, say: Say) -> Findings:
     )
     found.text = [
         f"Mean predictive entropy at the test points in nats, {scale.n_teachers} teachers with "
-        f"{scale.students_per_teacher} students each on each kind of labels; intervals over teachers. A student's answers "
-        "are apart by whether it, not its teacher, is right.",
+        f"{scale.students_per_teacher} students each on each kind of labels; intervals over teachers. A student's "
+        "answers are apart by whether it, not its teacher, is right.",
         "\n".join(rows),
         f"Ratios (geometric mean over teachers): {ratios}.",
     ]
