@@ -1,6 +1,6 @@
 """The network experiments of Cui & Pei (2026), arXiv 2601.18909, predicted where a theory claims them.
 
-    python examples/paper_network_experiments.py                  # 200 students a cell, some minutes
+    python examples/paper_network_experiments.py                  # 200 students a cell
     python examples/paper_network_experiments.py --scale 5        # 1,000 (50: the published 10,000)
     python examples/paper_network_experiments.py --only entropy   # or noise, initialization, bootstrap, averaging
     python examples/paper_network_experiments.py --quick          # a smoke test
