@@ -51,6 +51,7 @@ _HOMES = {
     "SoftmaxStudent": "kdstats.problem",
     "SourceComponents": "kdstats.components.sources",
     "StudentT": "kdstats.sampling",
+    "TokenComponents": "kdstats.observation.language.tokens",
     "TabularStudent": "kdstats.problem",
     "VarianceAttribution": "kdstats.components.attribution",
     "VarianceComponents": "kdstats.components.result",
@@ -61,6 +62,7 @@ _HOMES = {
     "compare": "kdstats.hypotest",
     "conservation_test": "kdstats.hypotest",
     "covariance_test": "kdstats.hypotest",
+    "decompose_tokens": "kdstats.observation.language.tokens",
     "equality_test": "kdstats.hypotest",
     "equivalence_test": "kdstats.hypotest",
     "decompose": "kdstats.observation.table",
@@ -130,6 +132,10 @@ if TYPE_CHECKING:
     from kdstats.observation.language.responses import sample_responses as sample_responses
     from kdstats.observation.language.store import ResponseStore as ResponseStore
     from kdstats.observation.language.students import LanguageStudents as LanguageStudents
+    from kdstats.observation.language.tokens import (
+        TokenComponents as TokenComponents,
+        decompose_tokens as decompose_tokens,
+    )
     from kdstats.observation.language.training import train_language_students as train_language_students
     from kdstats.observation.responses.decomposition import decompose_responses as decompose_responses
     from kdstats.observation.responses.labels import choose_labels as choose_labels

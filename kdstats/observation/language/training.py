@@ -27,7 +27,7 @@ from kdstats.problem.validation import as_count
 from kdstats.progress import Progress, ProgressLike
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["SOURCES", "train_language_students"]
+__all__ = ["SOURCES", "refuse_other_vocabulary", "train_language_students"]
 
 #: Sources of randomness that can tell students apart before they answer.
 SOURCES = ("teacher_output", "student_initialization", "data_order")
@@ -120,7 +120,7 @@ def train_language_students(
     law = None
     if teacher is not None:
         loaded_teacher = loaded_teacher or load_language_model(teacher.model, dtype=teacher.dtype)
-        _check_vocabularies(loaded, loaded_teacher)
+        refuse_other_vocabulary(loaded, loaded_teacher)
         law = _teacher_law(loaded_teacher, teacher.sampling)
     base = Base(loaded, student)
     record = _record(base, seeds, sources) | {"teacher": None}
@@ -237,14 +237,15 @@ def _check_sources(student: LanguageStudent, sources: Sequence[str], n_students:
         raise invalid("sources", "have one that tells students apart", f"{', '.join(sources) or 'none'}{why}")
 
 
-def _check_vocabularies(student: LanguageModel, teacher: LanguageModel) -> None:
+def refuse_other_vocabulary(student: LanguageModel, teacher: LanguageModel) -> None:
+    """Raise an error unless token ids mean the same to both models."""
     mine, other = (loaded.tokenizer.get_vocab() for loaded in (student, teacher))
     sizes = [int(loaded.model.config.vocab_size) for loaded in (student, teacher)]
     if mine != other or sizes[0] != sizes[1]:
         differing = len(set(mine.items()) ^ set(other.items()))
         raise invalid(
             "teacher",
-            "have the vocabulary of the student for soft labels",
+            "have the vocabulary of the student, token by token",
             f"{teacher.name!r} with {sizes[1]} tokens and {student.name!r} with {sizes[0]}, {differing} entries differ",
         )
 

@@ -263,7 +263,7 @@ def test_soft_labels_take_a_student_to_the_teacher(tiny, loaded, answers, tmp_pa
 def test_bad_training(tiny, loaded, answers, tmp_path, make_model):
     other = load_language_model(make_model(tmp_path / "other", words=["a", "b"]))
     teacher, soft = kd.LanguageTeacher(tmp_path / "other"), {"labels": "soft"}
-    with pytest.raises(ProblemError, match="have the vocabulary of the student for soft labels; got 'other' with 6"):
+    with pytest.raises(ProblemError, match="have the vocabulary of the student, token by token; got 'other' with 6"):
         train(tiny, loaded, answers, tmp_path / "s", options=soft, teacher=teacher, loaded_teacher=other)
     with pytest.raises(ProblemError, match="`teacher` must be given with labels='soft'"):
         train(tiny, loaded, answers, tmp_path / "s", options=soft)
