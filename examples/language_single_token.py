@@ -1,12 +1,12 @@
 """Transformers trained on k sampled answers of one token: where 1/k of the teacher's spread is between students.
 
-Usage: ``python examples/language_single_token.py [--students S] [--model FOLDER] [--out FOLDER] [--quick]``. The teacher
-is a real language model (SmolLM2-135M, ``kdstats language fetch``): its probabilities of eleven colours after "The color
-of the small dog is", for 48 pairs of words. Students are transformers of one layer that see the pair of words and are
-trained by Adam on k sampled colours for each prompt, each student on answers and a start of its own. One kind is trained
-until it has memorised its answers; the other sees the same prompts, takes few steps, and carries over what prompts with
-a word in common share. Both are set against the tabular law, G/k between and (1 - 1/k) G within, G the teacher's Gini
-index.
+Usage: ``python examples/language_single_token.py [--students S] [--model FOLDER] [--out FOLDER] [--quick]``. The
+teacher is a real language model (SmolLM2-135M, ``kdstats language fetch``): its probabilities of eleven colours after
+"The color of the small dog is", for 48 pairs of words. Students are transformers of one layer that see the pair of words
+and are trained by Adam on k sampled colours for each prompt, each student on answers and a start of its own. One kind
+is trained until it has memorised its answers; the other sees the same prompts, takes few steps, and carries over what
+prompts with a word in common share. Both are set against the tabular law, G/k between and (1 - 1/k) G within, G the
+teacher's Gini index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS = ("small", "old", "happy", "wild", "wet", "expensive")
 THINGS = ("dog", "car", "house", "flower", "bird", "shirt", "stone", "boat")
 RESPONSES = (1, 2, 5, 10)
 #: Kind of student -> steps and learning rate.
-STUDENTS = {"memorises": (250, 0.01), "generalises": (30, 0.004)}
+STUDENTS = {"memorises": (250, 0.01), "generalises": (40, 0.005)}
 COLUMNS = ("student", "k", "component", "predicted", "observed", "lower", "upper", "ratio", "law")
 
 
@@ -110,12 +110,12 @@ def measure(
 def show(rows: pd.DataFrame, gini: float, mass: float, n_students: int) -> str:
     """Return the table as text."""
     size = f"{len(KINDS) * len(THINGS)} prompts, {len(COLORS)} colours"
-    head = f"{'student':<12}{'k':>3}  {'component':<14}{'tabular law':>12}{'observed':>10}  {'95% interval':<18}{'ratio':>7}"
+    head = f"{'student':<12}{'k':>3}  {'component':<14}{'tabular law':>12}{'observed':>10}  {'95% interval':<18}"
     lines = [
         f"{n_students} students of each kind, {size} (the model gives them {100 * mass:.0f}% of its probability)",
         f"Gini index of the teacher's answers, averaged over prompts: G = {gini:.4f}",
         "",
-        f"{head}  law",
+        f"{head}{'ratio':>7}  law",
         "-" * 88,
     ]
     for row in rows.itertuples():
