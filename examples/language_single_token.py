@@ -2,9 +2,9 @@
 
 Usage: ``python examples/language_single_token.py [--students S] [--model FOLDER] [--out FOLDER] [--quick]``. The
 teacher is a real language model (SmolLM2-135M, ``kdstats language fetch``): its probabilities of eleven colours after
-"The color of the small dog is", for 48 pairs of words. Students are transformers of one layer that see the pair of words
-and are trained by Adam on k sampled colours for each prompt, each student on answers and a start of its own. One kind
-is trained until it has memorised its answers; the other sees the same prompts, takes few steps, and carries over what
+"The color of the small dog is", for 48 pairs of words. Students are transformers of one layer that see the pair and
+are trained by Adam on k sampled colours for each prompt, each student on answers and a start of its own. One kind is
+trained until it has memorised its answers; the other sees the same prompts, takes few steps, and carries over what
 prompts with a word in common share. Both are set against the tabular law, G/k between and (1 - 1/k) G within, G the
 teacher's Gini index.
 """

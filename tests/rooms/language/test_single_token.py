@@ -75,8 +75,8 @@ def test_transformers_that_memorise_follow_the_tabular_law(example, painter):
 
 @pytest.mark.slow
 def test_students_of_the_language_room_follow_it_too(make_model, tmp_path):
-    """Whole language models, trained with end-of-sequence tokens on sampled one-token answers to prompts of their
-    own.""" folder = make_model(tmp_path / "model", seed=3)
+    """Whole language models, trained on sampled answers of one token and their end, each to prompts of its own."""
+    folder = make_model(tmp_path / "model", seed=3)
     loaded = load_language_model(folder)
     prompts, answers = [f"w{i} w{i}" for i in range(8)], [f"w{i}" for i in range(30, 36)]
     teacher = single_token_answers(loaded, prompts, answers=answers).teacher
