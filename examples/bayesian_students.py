@@ -28,7 +28,7 @@ import kdstats as kd
 from kdstats.errors import ApproximationWarning, ConvergenceWarning, MisstatedNoiseWarning
 from kdstats.plots.style import BLUE, GREEN, INK, MUTED, VERMILLION, house_style, new_figure
 from kdstats.prediction.bayes import ADVI, NUTS, Laplace, Pathfinder
-from kdstats.prediction.bayes.components import batch_errors
+from kdstats.prediction.bayes.moments import batch_errors
 from kdstats.study import load_dataset
 
 SEED, K = 20261124, 5
