@@ -253,7 +253,7 @@ def pair(value: list[float], digits: int) -> str:
 def draw(found: dict[str, Any]) -> Figure:
     """Coverage by strategy, the transform of the teacher's responses, and what approximations keep."""
     with house_style():
-        figure = new_figure(width=12.0, height=4.4)
+        figure = new_figure(width=14.0, height=4.6)
         left, middle, right = figure.subplots(1, 3)
         names, colours = list(STRATEGIES), (INK, VERMILLION, MUTED, GREEN, BLUE)
         datasets = list(dict.fromkeys(key.split("/")[0] for key in found["strategies"]))
@@ -271,7 +271,7 @@ def draw(found: dict[str, Any]) -> Figure:
         left.axvline(0.95, color=MUTED, ls="--", lw=1)
         left.set_yticks(range(len(names)), names)
         left.invert_yaxis()
-        left.set_xlabel("responses of the teacher inside the student's 95% interval")
+        left.set_xlabel("teacher's responses in 95% intervals")
         left.legend(loc="lower left", fontsize=8)
         for name, colour in zip(names, colours, strict=True):
             row = found["strategies"][f"{datasets[-1]}/{name}"]
@@ -279,7 +279,7 @@ def draw(found: dict[str, Any]) -> Figure:
         middle.axhline(0.0, color=MUTED, lw=1, ls="--")
         middle.set_xlabel("u")
         middle.set_title(f"P(transform < u) - u, {datasets[-1]}", fontsize=10)
-        middle.legend(fontsize=7)
+        middle.legend(fontsize=7, loc="upper right")
         exact = found["approximations"]["NUTS"]["parameter"][0]
         methods = list(found["approximations"])
         parts = [found["approximations"][name]["parameter"] for name in methods]
@@ -294,7 +294,8 @@ def draw(found: dict[str, Any]) -> Figure:
         right.set_yticks(range(len(methods)), methods)
         right.invert_yaxis()
         right.set_xlim(left=0.0)
-        right.set_xlabel("parameter part of intra over that of NUTS (± 2 MCSE)")
+        right.set_xlabel("parameter part over NUTS's (± 2 MCSE)")
+    figure.set_layout_engine("constrained")
     return figure
 
 
