@@ -181,7 +181,7 @@ class ResponseComponents:
         -------
         DataFrame
             Index ``measure``; ``estimate``, ``standard_error`` (of the logarithm, if relative), ``df``, ``lower``,
-            ``upper``.
+            ``upper``; bounds are NaN where neither side varies, which leaves the error unknown.
 
         Raises
         ------
@@ -204,6 +204,8 @@ class ResponseComponents:
                 one, two = _per_unit(one), _per_unit(two)
             found = crossed_contrast(one, two)
             value, bounds = found.estimate, mean_interval(found, prob)
+            if found.standard_error == 0.0:  # every answer alike on both sides: nothing shows how far it may be wrong
+                bounds = (float("nan"), float("nan"))
             if relative:
                 ratio = self.mean(name).estimate / other.mean(name).estimate if np.isfinite(value) else float("nan")
                 half = (bounds[1] - bounds[0]) / 2

@@ -12,7 +12,7 @@ from kdstats.errors import DataError, invalid
 from kdstats.observation.language.libraries import torch
 from kdstats.observation.language.models import LanguageModel
 from kdstats.observation.language.sampling import left_padded
-from kdstats.observation.language.store import read_responses
+from kdstats.observation.language.store import as_responses
 from kdstats.problem.language import LanguageStudent, LanguageTeacher
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def student_rows(responses: Any, *, n_students: int, n_responses: int | None, ow
     DataError
         If there are too few answers, or an answer is empty.
     """
-    frame = read_responses(responses)
+    frame = as_responses(responses)
     if "student" in frame.columns and frame["student"].notna().all():
         parts = [frame[frame["student"] == number] for number in range(n_students if own_answers else 1)]
         short = [number for number, part in enumerate(parts) if part.empty]

@@ -22,7 +22,7 @@ from kdstats.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "ResponseStore", "read_responses", "response_key"]
+__all__ = ["COLUMNS", "ResponseStore", "as_responses", "response_key"]
 
 #: Columns of a table of responses, in order.
 COLUMNS = (
@@ -181,7 +181,7 @@ class ResponseStore:
         DataError
             If a column is missing, an answer is empty or no text, or the table names another model.
         """
-        frame = read_responses(responses)
+        frame = as_responses(responses)
         if "model" in frame.columns:
             others = sorted({str(name) for name in frame["model"].dropna()} - {self.model})
             if others:
@@ -219,7 +219,7 @@ class ResponseStore:
         return frame
 
 
-def read_responses(source: Any) -> pd.DataFrame:
+def as_responses(source: Any) -> pd.DataFrame:
     """Return a table of responses from a frame or a file, with its needs checked.
 
     Parameters

@@ -18,7 +18,7 @@ from kdstats.observation.duplicates import agreeing_students, duplicate_error
 from kdstats.observation.language.libraries import torch
 from kdstats.observation.language.models import LanguageModel, load_language_model
 from kdstats.observation.language.rows import Row, answer_logits, encode_rows, joined
-from kdstats.observation.language.store import read_responses
+from kdstats.observation.language.store import as_responses
 from kdstats.observation.language.students import LanguageStudents
 from kdstats.observation.language.training import refuse_other_vocabulary
 from kdstats.problem.language import LanguageTeacher
@@ -151,7 +151,7 @@ def decompose_tokens(
         shown = f"{students.n_students}" if isinstance(students, LanguageStudents) else f"a {type(students).__name__}"
         raise invalid("students", "be at least 2 trained students, to tell what they differ by", shown)
     n_tokens, batch_size = as_count("n_tokens", n_tokens), as_count("batch_size", batch_size)
-    frame, base = read_responses(responses), students.base.loaded
+    frame, base = as_responses(responses), students.base.loaded
     n_tokens = min(n_tokens, int(base.model.config.vocab_size) - 1)
     if isinstance(teacher, LanguageTeacher):
         teacher = load_language_model(teacher.model, dtype=teacher.dtype)

@@ -156,6 +156,10 @@ def test_difference_and_ratio_pair_prompts():
         one.mean("embedding_total").estimate / other.mean("embedding_total").estimate
     )
     assert ratio["lower"] < ratio["estimate"] < ratio["upper"]
+    never = [kd.decompose_responses(answers(seed=seed), references=dict.fromkeys(REFERENCES, "zzz")) for seed in (1, 2)]
+    alike = never[0].difference(never[1]).loc["exact_match"]
+    assert alike["estimate"] == 0.0
+    assert np.isnan([alike["lower"], alike["upper"]]).all()
     fewer = kd.decompose_responses(answers(prompts=5), embeddings=embed)
     with pytest.raises(ComparisonError, match="q5"):
         one.difference(fewer)
