@@ -141,7 +141,7 @@ def read_trivia(path: str | Path | None = None) -> pd.DataFrame:
     if path is None:
         spec = find_spec(TRIVIA[0])
         if spec is None or spec.origin is None:
-            raise MissingDependencyError("the trivia questions come with a package: pip install 'kdstats[data]' (chatterbot-corpus)")
+            raise MissingDependencyError("trivia questions need chatterbot-corpus: pip install 'kdstats[data]'")
         path = Path(spec.origin).parent / TRIVIA[1]
     try:
         pairs = yaml.safe_load(_text(Path(path)))["conversations"]
