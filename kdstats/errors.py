@@ -18,6 +18,7 @@ __all__ = [
     "IgnoredColumnsWarning",
     "KdstatsError",
     "KdstatsWarning",
+    "MissingCompilerWarning",
     "MissingDependencyError",
     "MisstatedNoiseWarning",
     "NegativeComponentWarning",
