@@ -102,7 +102,7 @@ class LanguageStudent:
     adapter_scale : float, default 2.0
         The adapter's product is multiplied by this (``lora_alpha / r``).
     adapted_layers : int, optional
-        Put adapters on the last so many layers only, which saves the way back through the others. Default: all.
+        Put adapters on the last so many layers only. Each row passes the others once, not at every step. Default: all.
     n_steps : int, default 100
         Optimizer steps.
     batch_size : int, default 8

@@ -12,7 +12,7 @@ from kdstats.observation.language.models import LanguageModel, fingerprint, quie
 from kdstats.problem.language import LanguageStudent
 from kdstats.streams import Seeds
 
-__all__ = ["Base", "without_middle_layers"]
+__all__ = ["Base", "layer_stack", "without_middle_layers"]
 
 #: Part of the name of an adapter's parameters.
 ADAPTER = ".lora_"
@@ -39,7 +39,7 @@ def without_middle_layers(loaded: LanguageModel, n_layers: int) -> LanguageModel
     model = copy.deepcopy(loaded.model)
     if n_layers == total:
         return replace(loaded, model=model)
-    name, stack = _stack(model, total)
+    name, stack = layer_stack(model, total)
     first = n_layers // 2
     kept = [*range(first), *range(total - (n_layers - first), total)]
     parent = model.get_submodule(name.rpartition(".")[0])
@@ -58,7 +58,8 @@ def without_middle_layers(loaded: LanguageModel, n_layers: int) -> LanguageModel
     return replace(loaded, model=model, name=changed, fingerprint=fingerprint(model, loaded.tokenizer))
 
 
-def _stack(model: Any, n_layers: int) -> tuple[str, Any]:
+def layer_stack(model: Any, n_layers: int) -> tuple[str, Any]:
+    """Return the name and the list of a model's layers."""
     found = [
         (name, part)
         for name, part in model.named_modules()
@@ -145,7 +146,7 @@ def _put_adapters(model: Any, student: LanguageStudent, n_layers: int) -> None:
     adapted = n_layers if student.adapted_layers is None else student.adapted_layers
     if adapted > n_layers:
         raise invalid("adapted_layers", f"be at most the {n_layers} layers of a student", adapted)
-    stack, layers = _stack(model, n_layers)
+    stack, layers = layer_stack(model, n_layers)
     targets = [
         f"{stack}.{number}.{name}"
         for number in range(n_layers - adapted, n_layers)

@@ -17,6 +17,7 @@ from kdstats.networks.descent import Optimizer
 from kdstats.observation.duplicates import duplicate_error
 from kdstats.observation.language.layers import Base
 from kdstats.observation.language.libraries import SafetensorError, load_file, safe_open, save_file, torch
+from kdstats.observation.language.lower_layers import LowerLayers
 from kdstats.observation.language.models import LanguageModel, load_language_model
 from kdstats.observation.language.rows import Batch, Row, answer_logits, encode_rows, joined, student_rows
 from kdstats.observation.language.sampling import truncated_law
@@ -169,6 +170,7 @@ def _train(
         tell(student.n_steps)
         return
     base.start(seeds, made.number_of("student_initialization", number))
+    lower = LowerLayers(base, rows)
     names, parameters = list(base.trained), list(base.trained.values())
     descent = Optimizer(NetworkStudent(optimizer="adam", learning_rate=student.learning_rate), parameters)
     moments = {f"mean:{name}": value for name, value in zip(names, descent.means, strict=True)}
@@ -182,8 +184,8 @@ def _train(
             state[name].data.copy_(value)
     order = made.number_of("data_order", number)
     for step in range(descent.n_steps, student.n_steps):
-        batch = joined([rows[i] for i in _rows_of_step(seeds, order, step, size=student.batch_size, n_rows=len(rows))])
-        loss = _loss(base, batch, law)
+        taken = [rows[i] for i in _rows_of_step(seeds, order, step, size=student.batch_size, n_rows=len(rows))]
+        loss = _loss(lower, taken, law)
         if not torch.isfinite(loss):
             raise DivergedStudentError(
                 f"student {number} diverged at step {step + 1} of {student.n_steps}: the loss is {loss.item()}; a "
@@ -197,10 +199,10 @@ def _train(
     kept.unlink(missing_ok=True)
 
 
-def _loss(base: Base, batch: Batch, law: Callable[[Batch], Any] | None) -> Any:
-    half = base.student.dtype == "bfloat16" and base.student.method == "full"
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        logits = answer_logits(base.model, batch)
+def _loss(lower: LowerLayers, rows: Sequence[Row], law: Callable[[Batch], Any] | None) -> Any:
+    student, batch = lower.base.student, joined(rows)
+    with torch.autocast("cpu", torch.bfloat16, enabled=student.dtype == "bfloat16" and student.method == "full"):
+        logits = lower.logits(rows, batch)
     at = batch.targets >= 0
     if law is None:
         return torch.nn.functional.cross_entropy(logits[at], batch.targets[at])
