@@ -7,11 +7,13 @@ et al. 2021),
           \frac{1+(k-1)\rho}{k}\,E[\ell'(\operatorname{diag}p - pp')\ell]\Big\} .
 
 Students' logits are Gaussian to first order in the noise of their labels. Their test cross-entropy, their accuracy and
-the class they answer with are functions of those logits, and their laws are sampled from it, with no fit or training.
+the class they answer with are functions of those logits, and their laws are sampled from it. A few hundred students
+that are really fitted say how far the law of the cross-entropy can be trusted.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +21,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from kdstats.errors import UnsupportedProblemError, invalid
+from kdstats.errors import ApproximationWarning, UnsupportedProblemError, invalid
 from kdstats.problem.categorical import CategoricalTeacher, SoftmaxStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_count, as_matrix, as_number
+from kdstats.sampling import BLOCK as MOST_CHECKED
+from kdstats.sampling.softmax import SoftmaxFitter, softmax_regression
 from kdstats.streams import Seeds, as_seeds
 
 __all__ = ["EmpiricalRisk", "RiskDistribution", "empirical_risk", "risk_distribution"]
@@ -32,6 +36,12 @@ FloatArray = NDArray[np.float64]
 
 #: Draws handled at a time.
 BLOCK = 250
+#: What warns: a spread or a mean (over that spread) shown to be off by more, or a spread not shown within a factor.
+TOLERANCE, MARGIN, Z = 0.1, 1.5, 1.96
+#: Fewest fitted students that judge a spread.
+FEWEST = 32
+#: Relative difference of cross-entropies that is rounding.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,7 @@ def empirical_risk(
         raise invalid("losses", f"have the shape of probabilities {p.shape}", f"shape {table.shape}")
     n, k = as_count("n_inputs", len(p), minimum=2), as_count("n_responses", n_responses)
     expected = (p * table).sum(axis=1)
-    within = (p * table**2).sum(axis=1) - expected**2
+    within = (p * (table - expected[:, None]) ** 2).sum(axis=1)
     factor = (1.0 + (k - 1) * teacher.response_correlation) / k
     between = (expected - expected.mean()) ** 2 * n / (n - 1)
     return EmpiricalRisk(
@@ -134,6 +144,8 @@ class RiskDistribution:
         Probability that it differs from another student's.
     exactness : str
         "asymptotic" (softmax regression) or "approximate" (networks): first order in the noise of the labels.
+    checked : (S,) ndarray
+        Cross-entropy of students that were really fitted, for the check.
     """
 
     cross_entropy: FloatArray
@@ -142,6 +154,28 @@ class RiskDistribution:
     errors: FloatArray
     disagreement: FloatArray
     exactness: str
+    checked: FloatArray
+
+    @property
+    def mean_error(self) -> tuple[float, float]:
+        """Mean cross-entropy of the fitted students less that of the law, and its standard error (NaN unchecked)."""
+        S = len(self.checked)
+        if not S:
+            return np.nan, np.nan
+        error = np.hypot(self.checked.std(ddof=1) / np.sqrt(S), self.cross_entropy.std(ddof=1) / np.sqrt(self.n_draws))
+        return float(self.checked.mean() - self.cross_entropy.mean()), float(error)
+
+    @property
+    def spread_ratio(self) -> tuple[float, float]:
+        """Standard deviation of the fitted students over that of the law, and its standard error (NaN unchecked)."""
+        if not len(self.checked):
+            return np.nan, np.nan
+        if max(np.ptp(self.checked), np.ptp(self.cross_entropy)) <= ROUNDING * abs(self.cross_entropy.mean()):
+            return 1.0, 0.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = float(self.checked.std(ddof=1) / self.cross_entropy.std(ddof=1))
+        squares = (self.checked - self.checked.mean()) ** 2
+        return ratio, 0.5 * ratio * float(squares.std(ddof=1) / squares.mean()) / np.sqrt(len(squares))
 
     @property
     def n_draws(self) -> int:
@@ -163,11 +197,23 @@ class RiskDistribution:
             lines.append(f"  {name:14} mean {values.mean():.5g} ± {error:.2g}   sd over students {sd:.4g}")
         for name in ("flips", "errors", "disagreement"):
             lines.append(f"  {name:14} mean over points {getattr(self, name).mean():.4g}")
+        if len(self.checked):
+            (off, off_se), (ratio, ratio_se) = self.mean_error, self.spread_ratio
+            lines.append(
+                f"  {len(self.checked)} fitted students: cross-entropy {off:+.2g} ± {off_se:.2g} higher, its sd "
+                f"{ratio:.3g} ± {ratio_se:.2g} times as large"
+            )
         return "\n".join(lines)
 
 
 def risk_distribution(
-    problem: DistillationProblem, target: Any = None, *, n_draws: int = 4000, n_students: int = 256, rng: Any = None
+    problem: DistillationProblem,
+    target: Any = None,
+    *,
+    n_draws: int = 4000,
+    n_students: int = 256,
+    n_check_students: int = 256,
+    rng: Any = None,
 ) -> RiskDistribution:
     """Return the law over students of test cross-entropy, accuracy and answers.
 
@@ -182,6 +228,9 @@ def risk_distribution(
         At least 100.
     n_students : int, default 256
         For networks: label sets along which the run is differentiated (and starts). At least 8.
+    n_check_students : int, default 256
+        Students that are really fitted or trained, on labels of their own, to judge the law of the cross-entropy:
+        32 to 256, or 0 for none.
     rng : int, Generator, SeedSequence, Seeds or None
         See :func:`kdstats.streams.as_seeds`.
 
@@ -192,11 +241,23 @@ def risk_distribution(
     UnsupportedProblemError
         For other students.
 
+    Warns
+    -----
+    ApproximationWarning
+        If the fitted students show (95% intervals) the standard deviation of the cross-entropy off by more than 10%,
+        or its mean by more than a tenth of that, or do not show it within a factor 1.5.
+
     Notes
     -----
-    First order in the noise of the labels; ``kdstats.predict`` says for the same problem how far that holds.
+    First order in the noise of the labels. The check is of the cross-entropy; accuracy and answers follow from the same
+    logits.
     """
     wanted = _target(problem, target)
+    n_check_students = as_count("n_check_students", n_check_students, minimum=0)
+    if 0 < n_check_students < FEWEST:
+        as_count("n_check_students", n_check_students, minimum=FEWEST, reason="to judge a spread")
+    if n_check_students > MOST_CHECKED:
+        raise invalid("n_check_students", f"be at most {MOST_CHECKED}", n_check_students)
     n_draws = as_count("n_draws", n_draws, minimum=100)
     n_students = as_count("n_students", n_students, minimum=8)
     seeds = as_seeds(rng)
@@ -220,14 +281,52 @@ def risk_distribution(
     centre = centres[0].argmax(axis=1) if len(centres) == 1 else votes.argmax(axis=1)
     points = np.arange(len(votes))
     same = (votes * (votes - 1.0)).sum(axis=1) / (n_draws * (n_draws - 1.0))
-    return RiskDistribution(
+    found = RiskDistribution(
         cross_entropy=np.concatenate(entropies),
         accuracy=np.concatenate(accuracies),
         flips=1.0 - votes[points, centre] / n_draws,
         errors=1.0 - votes[points, wanted.argmax(axis=1)] / n_draws,
         disagreement=1.0 - same,
         exactness=exactness,
+        checked=_fitted_entropies(problem, wanted, n_check_students, seeds),
     )
+    _warn_of_misfit(found)
+    return found
+
+
+def _fitted_entropies(problem: DistillationProblem, wanted: FloatArray, n_students: int, seeds: Seeds) -> FloatArray:
+    """Return the cross-entropy of students that are really fitted; those without a finite fit are left out."""
+    if not n_students:
+        return np.zeros(0)
+    if isinstance(problem.student, SoftmaxStudent):
+        model = softmax_regression(problem, problem.categorical_teacher.probabilities)
+        fitted = SoftmaxFitter(problem=problem, seeds=seeds.branch("risk check"), model=model).block(0, n_students)
+        with np.errstate(divide="ignore"):
+            logs = np.log(fitted.probabilities[fitted.converged])
+        return np.asarray(
+            np.nan_to_num(-np.where(wanted > 0.0, wanted * logs, 0.0), posinf=1e300).sum(axis=2).mean(axis=1)
+        )
+    from kdstats.prediction.networks.class_response import trained_logits
+
+    logits = trained_logits(problem, n_students=n_students, seeds=seeds)
+    return np.asarray(-(wanted * log_softmax(logits, axis=2)).sum(axis=2).mean(axis=1))
+
+
+def _warn_of_misfit(found: RiskDistribution) -> None:
+    if not len(found.checked):
+        return
+    (off, off_se), (ratio, ratio_se) = found.mean_error, found.spread_ratio
+    low, high = ratio - Z * ratio_se, ratio + Z * ratio_se
+    spread = float(found.cross_entropy.std(ddof=1))
+    is_off = low > 1.0 + TOLERANCE or high < 1.0 - TOLERANCE or abs(off) - Z * off_se > TOLERANCE * spread
+    if is_off or not (low >= 1.0 / MARGIN and high <= MARGIN):
+        warnings.warn(
+            f"first order is not shown to hold for the law of the cross-entropy: {len(found.checked)} fitted students "
+            f"differ in mean by {off:.3g} ± {off_se:.2g} and have {ratio:.3g} ({low:.3g} to {high:.3g}) times the "
+            "standard deviation; take their quantiles (attribute checked), or more responses",
+            ApproximationWarning,
+            stacklevel=3,
+        )
 
 
 def _law(problem: DistillationProblem, n_students: int, seeds: Seeds) -> tuple[FloatArray, list[FloatArray], str]:

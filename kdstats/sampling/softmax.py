@@ -101,10 +101,16 @@ class SoftmaxFitter:
 
 
 def softmax_inputs(problem: DistillationProblem, X: FloatArray) -> FloatArray:
-    """Return inputs with the column of ones of a student that fits an intercept."""
-    student = problem.student
+    """Return inputs; for a student that fits an intercept about the teacher's mean ones, with a column of ones.
+
+    A free intercept takes up any shift of the inputs: no probability depends on it, and no digits are lost to it.
+    """
+    student, teacher = problem.student, problem.categorical_teacher
     assert isinstance(student, SoftmaxStudent)
-    return np.hstack([np.ones((len(X), 1)), X]) if student.fit_intercept else np.asarray(X)
+    assert teacher.X is not None
+    if not student.fit_intercept:
+        return np.asarray(X)
+    return np.hstack([np.ones((len(X), 1)), X - teacher.X.mean(axis=0)])
 
 
 def effective_penalty(problem: DistillationProblem) -> float:

@@ -1,12 +1,15 @@
 """Variance of empirical risks, and the law of students' risks and answers, against simulation."""
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 from scipy.special import log_softmax, softmax
 
 import kdstats as kd
-from kdstats.errors import ProblemError, UnsupportedProblemError
+from kdstats.errors import ApproximationWarning, ProblemError, UnsupportedProblemError
 
 Z = 4.0
 RNG = np.random.default_rng(0)
@@ -79,7 +82,9 @@ def test_law_of_students_risks_against_students(name):
     spread = np.sqrt(np.maximum(errors * (1 - errors), 0.01) * (1 / 500 + 1 / 256))
     assert (np.abs(errors - law.errors) < 5.0 * spread).all()
     assert abs(pairs.mean() - law.disagreement.mean()) < 0.15 * pairs.mean()
-    wrong = kd.risk_distribution(asked.with_design(n_responses=5), TARGET, rng=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximationWarning)
+        wrong = kd.risk_distribution(asked.with_design(n_responses=5), TARGET, rng=1)
     assert stats.ks_2samp(entropies, wrong.cross_entropy).pvalue < 1e-3
     assert abs(pairs.mean() - wrong.disagreement.mean()) > 0.3 * pairs.mean()
 
@@ -97,6 +102,66 @@ def test_two_classes_flip_with_the_gaussian_probability():
     exact = stats.norm.sf(np.abs(centre) / sd)
     flips = kd.risk_distribution(asked, n_draws=4000, rng=3).flips
     assert (np.abs(flips - exact) < 5.0 * np.sqrt(np.maximum(exact * (1 - exact), 1e-3) / 4000)).all()
+
+
+FEW = np.array([[-1.0], [0.0], [1.0], [2.5]])
+FEW_P = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]])
+FEW_QUERY = np.array([[0.0], [1.5], [3.0]])
+
+
+def law_of_few(k):
+    """The risk of students of four inputs, and whether it warned."""
+    asked = kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(FEW_P, FEW),
+        student=kd.SoftmaxStudent(penalty=0.5, fit_intercept=False),
+        design=kd.Design(FEW_QUERY, n_responses=k, strategy="averaging"),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        law = kd.risk_distribution(asked, [0, 1, 2], rng=1)
+    return law, any("not shown to hold for the law" in str(w.message) for w in caught)
+
+
+def enumerated_entropies():
+    """Cross-entropy after one label to each of the four inputs, for all 81 label sets, and their probabilities."""
+    weights, entropies = [], []
+    for labels in itertools.product(range(3), repeat=4):
+        Y = np.eye(3)[list(labels)]
+
+        def loss(b, Y=Y):
+            logits = FEW * b
+            pull = FEW.T @ (softmax(logits, axis=1) - Y)
+            return -(Y * log_softmax(logits, axis=1)).sum() + 0.25 * (b**2).sum(), pull[0] + 0.5 * b
+
+        b = optimize.minimize(loss, np.zeros(3), jac=True, options={"gtol": 1e-9}).x
+        entropies.append(-log_softmax(FEW_QUERY * b, axis=1)[range(3), range(3)].mean())
+        weights.append(FEW_P[range(4), list(labels)].prod())
+    return np.array(entropies), np.array(weights)
+
+
+def test_the_check_of_the_law_tells_the_truth():
+    law, warned = law_of_few(1)
+    entropies, weights = enumerated_entropies()
+    mean = weights @ entropies
+    sd = np.sqrt(weights @ (entropies - mean) ** 2)
+    assert warned
+    (off, off_se), (ratio, ratio_se) = law.mean_error, law.spread_ratio
+    assert abs(off - (mean - law.cross_entropy.mean())) < Z * off_se
+    assert abs(ratio - sd / law.cross_entropy.std()) < Z * ratio_se
+    assert ratio - Z * ratio_se > 1.0
+    assert "256 fitted students" in law.summary()
+
+
+@pytest.mark.parametrize(("k", "expected"), [(2, True), (200, False)])
+def test_a_law_that_fitted_students_do_not_show_warns(k, expected):
+    assert law_of_few(k)[1] == expected
+
+
+def test_a_loss_plus_a_constant_varies_as_before():
+    losses = -np.log(P)
+    plain, moved = (kd.empirical_risk(losses + shift, P, n_responses=3) for shift in (0.0, 1e8))
+    assert moved.from_labels == pytest.approx(plain.from_labels, rel=1e-6)
+    assert moved.from_inputs == pytest.approx(plain.from_inputs, rel=1e-6)
 
 
 def test_soft_labels_flip_nothing():

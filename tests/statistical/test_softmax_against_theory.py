@@ -173,3 +173,56 @@ def test_hard_labels_collapse_entropy_and_soft_labels_do_not():
     (soft_share, soft_se), (hard_share, hard_se) = kept(asked), kept(hard)
     assert abs(soft_share - 1.0) < 0.02 + Z * soft_se
     assert hard_share + Z * hard_se < 0.5
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_shift_of_the_inputs_changes_nothing(penalty):
+    """The intercept is free: coefficients take the shift up, and probabilities do not see it."""
+    here = problem(3, n=60, n_responses=50, penalty=penalty)
+
+    def moved(shift, intercept=True):
+        teacher = here.categorical_teacher
+        return kd.predict(
+            kd.DistillationProblem(
+                teacher=kd.CategoricalTeacher(teacher.probabilities, teacher.X + shift),
+                student=kd.SoftmaxStudent(penalty=penalty, fit_intercept=intercept),
+                design=kd.Design(here.X_query + shift, n_responses=50),
+            )
+        )
+
+    plain, far = moved(0.0), moved(1e6)
+    for name in ("inter_student", "intra_student"):
+        np.testing.assert_allclose(getattr(far, name), getattr(plain, name), rtol=1e-6)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(moved(0.0, intercept=False).inter_student, plain.inter_student, rtol=1e-6)
+
+
+def test_units_of_inputs_without_a_penalty_change_nothing():
+    """Columns in units 1e5 apart, the intercept left out."""
+    here = problem(4, n=80, intercept=False, n_responses=30)
+    teacher, units = here.categorical_teacher, np.array([1e-5, 1e5])
+    scaled = kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(teacher.probabilities, teacher.X * units),
+        student=here.student,
+        design=kd.Design(here.X_query * units, n_responses=30),
+    )
+    np.testing.assert_allclose(kd.predict(scaled).inter_student, kd.predict(here).inter_student, rtol=1e-6)
+
+
+def test_a_teacher_that_never_varies_needs_no_warning():
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    certain = np.eye(3)[np.arange(20) % 3]
+    asked = kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(certain, X),
+        student=kd.SoftmaxStudent(penalty=1.0),
+        design=kd.Design(n_responses=5),
+    )
+    found = kd.predict(asked)  # a warning would be an error here
+    assert found.attrs["relative_error"] == 0.0
+    assert float(found.inter_student.max()) < 1e-24
+
+
+def test_variance_that_probabilities_cannot_have_warns():
+    """One label to each input and hardly a penalty: first order leaves [0, 1]."""
+    with pytest.warns(ApproximationWarning, match="class probabilities can have no more"):
+        kd.predict(problem(5, n=6, p=4, n_responses=1, penalty=0.01, misfit=0.5), n_check_students=0)

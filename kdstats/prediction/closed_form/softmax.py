@@ -42,6 +42,8 @@ TOLERANCE, MARGIN, Z = 0.1, 1.25, 1.96
 CHUNK = 4_000_000
 #: Fewest refits that give an error of their own.
 FEWEST = 8
+#: Variance of probabilities that is rounding.
+ROUNDING = 1e-24
 
 
 def softmax_components(
@@ -84,6 +86,7 @@ def softmax_components(
     with one_blas_thread(when=problem.teacher.n_inputs <= SMALL):
         law = softmax_law(problem)
         parts = _by_points(law, keep=covariance)
+        _warn_of_impossible(parts)
         quiet = "student_output" not in problem.design.sources
         intra = np.zeros_like(parts.inter) if quiet else np.maximum(parts.total - parts.inter, 0.0)
         checked = _check(law, parts, seeds, n_check_students)
@@ -148,6 +151,18 @@ def _by_points(law: SoftmaxLaw, *, keep: bool) -> _Parts:
     )
 
 
+def _warn_of_impossible(parts: _Parts) -> None:
+    """Say where first order gives probabilities more variance than numbers between 0 and 1 can have."""
+    inter, most = parts.inter.mean(), parts.total.mean()
+    if inter > (1.0 + TOLERANCE) * most + ROUNDING:
+        warnings.warn(
+            f"first order gives inter-student variance {inter:.3g} on average where class probabilities can have no "
+            f"more than {most:.3g}; use engine='monte_carlo'",
+            ApproximationWarning,
+            stacklevel=4,
+        )
+
+
 def _check(law: SoftmaxLaw, parts: _Parts, seeds: Seeds, n_students: int) -> dict[str, Any]:
     """Refit a few students and compare each with its own first order."""
     problem = law.problem
@@ -188,12 +203,13 @@ def _compared(real: FloatArray, shadow: FloatArray, parts: _Parts, *, quiet: boo
     """Ratio of the variance of students to that of their own first order, which they share most noise with."""
     S = len(real)
     seen, said = (((part - part.mean(axis=0)) ** 2).mean(axis=(1, 2)) for part in (real, shadow))
-    ratio = float(seen.mean() / said.mean())
+    nothing = max(seen.mean(), said.mean()) <= ROUNDING
+    ratio = 1.0 if nothing else float(seen.mean() / said.mean())
     own = (real * (1.0 - real)).mean(axis=(1, 2))
     predicted = float(np.maximum(parts.total - parts.inter, 0.0).mean())
     return {
         "relative_error": ratio - 1.0,
-        "relative_error_se": float((seen - ratio * said).std(ddof=1) / np.sqrt(S) / said.mean()),
+        "relative_error_se": 0.0 if nothing else float((seen - said * ratio).std(ddof=1) / np.sqrt(S) / said.mean()),
         "intra_error": 0.0 if quiet else float(own.mean()) - predicted,
         "intra_error_se": 0.0 if quiet else float(own.std(ddof=1) / np.sqrt(S)),
     }

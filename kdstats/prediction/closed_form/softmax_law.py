@@ -122,10 +122,11 @@ def softmax_law(problem: DistillationProblem) -> SoftmaxLaw:
     """
     teacher = problem.categorical_teacher
     model = softmax_regression(problem, teacher.probabilities)
-    score = _score_covariance(problem, model)
-    values, vectors = scipy.linalg.eigh(score)
+    half = scipy.linalg.solve_triangular(model.factor, _score_covariance(problem, model), lower=True)
+    whitened = scipy.linalg.solve_triangular(model.factor, half.T, lower=True)  # free of the units of the inputs
+    values, vectors = scipy.linalg.eigh((whitened + whitened.T) / 2.0)
     kept = values > max(values[-1], 0.0) * len(values) * np.finfo(float).eps
-    root = scipy.linalg.cho_solve((model.factor, True), vectors[:, kept] * np.sqrt(values[kept]))
+    root = scipy.linalg.solve_triangular(model.factor, vectors[:, kept] * np.sqrt(values[kept]), lower=True, trans="T")
     root = root if kept.any() else np.zeros((len(values), 1))
     return SoftmaxLaw(problem=problem, model=model, root=root, shift=_shift(problem, model, root))
 

@@ -41,7 +41,7 @@ from kdstats.sampling import BLOCK
 from kdstats.sampling.classes import draw_class_counts
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["LogitLaw", "class_components", "logit_law"]
+__all__ = ["LogitLaw", "class_components", "logit_law", "trained_logits"]
 
 FloatArray = NDArray[np.float64]
 
@@ -125,6 +125,12 @@ def logit_law(problem: DistillationProblem, *, n_students: int, seeds: Seeds) ->
         return LogitLaw(centres=centres, roots=[np.zeros((*centres.shape[1:], 1))])
     roots = [run.response / np.sqrt(n_students) for run in job.pilots(4 if job.vary else 1)]
     return LogitLaw(centres=centres, roots=roots)
+
+
+def trained_logits(problem: DistillationProblem, *, n_students: int, seeds: Seeds) -> FloatArray:
+    """Return the logits (S, m, C) of students trained on label sets of their own."""
+    job = _Job(problem=problem, seeds=seeds, n_students=n_students, n_workers=None)
+    return job.logits(job.labels(n_students), job.starts())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
