@@ -51,10 +51,11 @@ class Scale:
     datasets: tuple[str, ...] = ("boston_housing", "diabetes")
     max_rows: int = 600
     n_students: int = 20
+    n_others: int = 300
     n_calibrated: int = 500
-    n_approximated: int = 4
+    n_approximated: int = 3
     n_firms: int = 8
-    nuts: NUTS = field(default_factory=NUTS)
+    nuts: NUTS = field(default_factory=lambda: NUTS(draws=600, tune=400, chains=2))
     advi: ADVI = field(default_factory=lambda: ADVI(n_steps=20_000))
     with_pathfinder: bool = True
 
@@ -63,6 +64,7 @@ QUICK = Scale(
     datasets=("diabetes",),
     max_rows=60,
     n_students=4,
+    n_others=50,
     n_calibrated=100,
     n_approximated=2,
     n_firms=2,
@@ -130,8 +132,18 @@ def strategies(scale: Scale) -> dict[str, Any]:
                     "mcse": sampled.components.attrs["mcse"],
                     "failures": sampled.diagnostics.failures,
                 }
+                row["exact"] = averages(kd.observe(problem, n_students=scale.n_students, rng=SEED))  # the same labels
+                row["others"] = others(problem, scale)
             found[f"{dataset}/{strategy}"] = row
     return found
+
+
+def others(problem: kd.DistillationProblem, scale: Scale) -> dict[str, Any]:
+    """Fit other students exactly: their inter-student variance, all together and in groups as large as PyMC's."""
+    seen = kd.observe(problem, n_students=scale.n_others * scale.n_students, rng=SEED + 1)
+    assert seen.student_predictions is not None
+    groups = seen.student_predictions.to_numpy().reshape(scale.n_others, scale.n_students, -1)
+    return averages(seen) | {"groups": groups.var(axis=1, ddof=1).mean(axis=1).tolist()}
 
 
 def approximations(scale: Scale) -> dict[str, Any]:
@@ -230,6 +242,19 @@ def summary(found: dict[str, Any]) -> str:
         cells.append(pair(row["coverage"], 4))
         cells.append(f"{row['pit_distance']:.3f}")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| beside the exact fit | PyMC inter | exact, same labels | PyMC intra | exact | others | as alike | marked |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["strategies"].items():
+        if row["sampled"]:
+            groups, own = row["others"]["groups"], row["exact"]["inter_student"][0]
+            cells = [name.replace("/", ", ")]
+            for component in ("inter_student", "intra_student"):
+                cells += [pair(row["sampled"][component], 5), f"{row['exact'][component][0]:.5f}"]
+            cells += [pair(row["others"]["inter_student"], 5), f"{sum(g <= own for g in groups)} of {len(groups)}"]
+            lines.append("| " + " | ".join([*cells, "; ".join(row["sampled"]["failures"])]) + " |")
     exact = found["approximations"]["NUTS"]["parameter"]
     lines += ["", "| method | parameter part | share of NUTS | intra | marked |", "|---|---|---|---|---|"]
     for name, row in found["approximations"].items():
@@ -239,7 +264,7 @@ def summary(found: dict[str, Any]) -> str:
         marked, whole = "; ".join(row["failures"]), pair(row["intra_student"], 5)
         lines.append(f"| {name} | {pair(row['parameter'], 5)} | {share:.3f} ± {bound:.3f} | {whole} | {marked} |")
     row = found["firms"]
-    lines += ["", "| Grunfeld's firms | inter | intra |", "|---|---|---|"]
+    lines += ["", f"| Grunfeld's firms{', marked' if row['failures'] else ''} | inter | intra |", "|---|---|---|"]
     for title, kind in (("closed form, spread of firms given", "predicted"), ("PyMC, hierarchical", "sampled")):
         lines.append(f"| {title} | {pair(row[kind]['inter_student'], 5)} | {pair(row[kind]['intra_student'], 5)} |")
     return "\n".join([*lines, "", f"{found['seconds']:.0f} s"]) + "\n"

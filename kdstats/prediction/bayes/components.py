@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import chdtri
 
 from kdstats.components.estimation import estimate_components
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import ConvergenceWarning
+from kdstats.prediction.bayes.largest_rhat import MAX_RHAT, worst_rhat
 from kdstats.prediction.bayes.libraries import az
 from kdstats.prediction.bayes.moments import StudentMoments
 from kdstats.prediction.bayes.posteriors import draws_of, quiet
@@ -29,10 +29,10 @@ __all__ = ["Diagnostics", "components_of", "diagnose"]
 
 FloatArray = NDArray[np.float64]
 
-#: The gate: largest R-hat, smallest effective sample size.
-MAX_RHAT, MIN_ESS = 1.01, 400.0
-#: Draws whose predictions are held at once, and parameters that ArviZ looks at after a screening.
-SERIES_BLOCK, SCREENED = 50, 25
+#: The gate: smallest effective sample size (as the largest R-hat, of Vehtari et al. 2021).
+MIN_ESS = 400.0
+#: Draws whose predictions are held at once.
+SERIES_BLOCK = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def diagnose(stack: Stack, data: az.InferenceData) -> Diagnostics:
     with quiet():
         rhat = max(float(az.rhat(one)) for one in series) if n_chains > 1 else float("nan")
         bulk, tail = (min(float(az.ess(one, method=kind)) for one in series) for kind in ("bulk", "tail"))
-        worst, allowed = _worst_parameter(data) if n_chains > 1 else (float("nan"), MAX_RHAT)
+        worst, allowed = worst_rhat(data) if n_chains > 1 else (float("nan"), MAX_RHAT)
     divergent = 0
     if "sample_stats" in data.groups() and "diverging" in data.sample_stats:
         divergent = int(data.sample_stats["diverging"].sum())
@@ -233,33 +233,6 @@ def _centre(stack: Stack, draws: dict[str, FloatArray]) -> FloatArray:
             found = stack.predictive({name: array[chain, part] for name, array in draws.items()})
             total = total + found.mean.sum(axis=0)
     return np.asarray(total / (n_chains * n_draws))
-
-
-def _worst_parameter(data: az.InferenceData) -> tuple[float, float]:
-    """Return the largest R-hat of a parameter and what chance allows it to be.
-
-    Parameters are screened by their plain split R-hat; ArviZ judges the worst of them. For converged chains
-    (2C - 1) (R-hat^2 - 1) ESS/(2C) + 2C - 1 is about chi-square with 2C - 1 degrees of freedom, with the effective
-    sample size of the chains one by one (together, it would fall with the very difference that is looked for). R-hat
-    is the larger of two, of the ranks and of the folded ranks.
-    """
-    columns = np.concatenate(
-        [np.asarray(array.values).reshape(*array.shape[:2], -1) for array in data.posterior.data_vars.values()], axis=2
-    )
-    half = columns.shape[1] // 2
-    pieces = np.concatenate([columns[:, :half], columns[:, half : 2 * half]])
-    spread = pieces.var(axis=1, ddof=1).mean(axis=0)
-    ratio = pieces.mean(axis=1).var(axis=0, ddof=1) / np.where(spread > 0.0, spread, 1.0)
-    order = np.argsort(ratio)[::-1][:SCREENED]
-    kept = [columns[:, :, index] for index in order if spread[index] > 0.0]
-    if not kept:
-        return float("nan"), MAX_RHAT
-    rhats = [float(az.rhat(column)) for column in kept]
-    worst = int(np.nanargmax(rhats))
-    ess = min(sum(float(az.ess(chain[None], method=kind)) for chain in kept[worst]) for kind in ("bulk", "tail"))
-    pieces_count, quantile = len(pieces), chdtri(len(pieces) - 1, 0.01 / (2 * columns.shape[2]))
-    allowed = np.sqrt(1.0 + pieces_count / ess * max(quantile / (pieces_count - 1) - 1.0, 0.0))
-    return rhats[worst], max(MAX_RHAT, float(allowed))
 
 
 def _chain_errors(moments: StudentMoments, *, silent: bool) -> dict[str, float]:

@@ -1,27 +1,33 @@
 r"""Simulation-based calibration: does the sampler sample the posterior of the model.
 
 Parameters are drawn from the prior, labels from the model given the parameters; the rank of a drawn parameter among
-posterior draws is then uniform [1]_. Every simulation is a student of one stacked model, so all are fitted at once.
+independent posterior draws is then uniform [1]_, and so is that of any function of parameters and labels. Ranks of
+parameters cannot tell a posterior from its prior (which has the same ranks, labels or none); those of the log
+likelihood can [2]_, so they are looked at too. Every simulation is a student of one stacked model, so all are fitted
+at once.
 
 References
 ----------
 .. [1] Talts, S., Betancourt, M., Simpson, D., Vehtari, A. & Gelman, A. (2018), arXiv:1804.06788.
+.. [2] Modrák, M. et al. (2023), Bayesian Analysis (simulation-based calibration with data-dependent quantities).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import bdtr, chdtrc
 
-from kdstats.errors import UnsupportedProblemError, invalid
-from kdstats.prediction.bayes.libraries import pm
+from kdstats.errors import PredictionError, UnsupportedProblemError, invalid
+from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.methods import NUTS
 from kdstats.prediction.bayes.models import stack_of
-from kdstats.prediction.bayes.posteriors import draws_of, quiet, sample
+from kdstats.prediction.bayes.posteriors import quiet, sample
+from kdstats.prediction.bayes.rank_uniformity import uniform_band, uniform_pvalue
 from kdstats.prediction.bayes.stacks import Stack
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher
@@ -31,53 +37,72 @@ from kdstats.streams import as_seeds
 
 __all__ = ["SimulationCalibration", "simulation_calibration"]
 
-#: Ranks run from 0 to N_RANKS - 1 and are counted in N_BINS bins.
-N_RANKS, N_BINS = 100, 10
+#: How many values a rank may have, the most that the effective sample sizes allow: one more than draws that are kept.
+N_RANKS = (100, 50, 20, 10, 5)
 #: Level of the whole test.
 LEVEL = 0.01
+#: The quantity beside the parameters.
+LIKELIHOOD = "log_likelihood"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SimulationCalibration:
-    """Ranks of true parameters among their posterior draws.
+    """Ranks of true parameters, and of their log likelihood, among posterior draws.
 
     Attributes
     ----------
     ranks : mapping
-        Parameter to (S, ...) ranks, 0 to 99.
+        Quantity to (S, ...) ranks, 0 to ``n_ranks - 1``.
     pvalues : mapping
-        Parameter to the p-values (...) of a chi-square test of uniformity over 10 bins.
-    band : tuple of float
-        Counts of a bin that hold with 99% under uniformity, over all bins and parameters.
-    worst_counts : tuple of int
-        Smallest and largest count.
+        Quantity to the exact p-values (...) of uniformity.
+    band : (2, n_ranks - 1) ndarray
+        Shares of ranks below 1, 2, ... that uniform ranks of all quantities stay within with 99% (Bonferroni over
+        quantities).
     n_simulations : int
+    n_ranks : int
+        One more than the posterior draws that are kept of every simulation.
+    least_ess : float
+        Smallest effective sample size of a quantity of a simulation: at least ``n_ranks - 1`` for kept draws that
+        are as good as independent.
+    n_divergent : int
     """
 
     ranks: dict[str, NDArray[np.int64]]
     pvalues: dict[str, NDArray[np.float64]]
-    band: tuple[float, float]
-    worst_counts: tuple[int, int]
+    band: NDArray[np.float64]
     n_simulations: int
+    n_ranks: int
+    least_ess: float
+    n_divergent: int
+
+    @property
+    def n_quantities(self) -> int:
+        """Number of ranks of one simulation."""
+        return sum(np.size(values) for values in self.pvalues.values())
+
+    @property
+    def worst(self) -> str:
+        """Quantity with the smallest p-value."""
+        return min(self.pvalues, key=lambda name: float(np.min(self.pvalues[name])))
 
     @property
     def pvalue(self) -> float:
-        """Smallest p-value times the number of parameters (Bonferroni), at most 1."""
-        every = np.concatenate([np.ravel(values) for values in self.pvalues.values()])
-        return float(min(1.0, every.min() * every.size))
+        """Smallest p-value times the number of quantities (Bonferroni), at most 1."""
+        return float(min(1.0, np.min(self.pvalues[self.worst]) * self.n_quantities))
 
     @property
     def uniform(self) -> bool:
-        """Whether neither the test at 1% nor the 99% band speaks against uniform ranks."""
-        return self.pvalue >= LEVEL and self.band[0] <= self.worst_counts[0] and self.worst_counts[1] <= self.band[1]
+        """Whether uniformity is not rejected at 1%: every quantity's ranks are inside the 99% band."""
+        return self.pvalue > LEVEL
 
     def summary(self) -> str:
         """Return two lines."""
         word = "uniform" if self.uniform else "NOT uniform"
         return (
-            f"{self.n_simulations} simulations: ranks {word} (p = {self.pvalue:.3g} over all parameters)\n"
-            f"counts of {N_BINS} bins {self.worst_counts[0]} to {self.worst_counts[1]}, 99% band {self.band[0]:.0f} to "
-            f"{self.band[1]:.0f}"
+            f"{self.n_simulations} simulations, {self.n_quantities} quantities: ranks {word} "
+            f"(p = {self.pvalue:.3g} over all, smallest for {self.worst})\n"
+            f"{self.n_ranks - 1} draws of each, smallest effective sample size {self.least_ess:.0f}, "
+            f"{self.n_divergent} divergent transitions"
         )
 
     __str__ = summary
@@ -98,7 +123,7 @@ def simulation_calibration(
     problem : DistillationProblem
         With a student whose prior is proper. Its teacher gives the inputs alone.
     n_simulations : int, default 200
-        At least 100.
+        At least 20.
     rng : int, Generator, SeedSequence, Seeds or None
         As in :func:`kdstats.streams.as_seeds`.
     method : NUTS, optional
@@ -110,8 +135,13 @@ def simulation_calibration(
     Returns
     -------
     SimulationCalibration
+
+    Raises
+    ------
+    PredictionError
+        If the chains are too short: fewer than 4 effective draws of some quantity.
     """
-    n_simulations = as_count("n_simulations", n_simulations, minimum=100, reason="to fill the bins")
+    n_simulations = as_count("n_simulations", n_simulations, minimum=20, reason="for the test to have any power")
     how = NUTS() if method is None else method
     if not isinstance(how, NUTS):
         raise invalid("method", "be a NUTS", how)
@@ -131,20 +161,33 @@ def simulation_calibration(
     seed = int(seeds.sequence("student_output", "simulation").generate_state(1)[0])
     parameters, arrays = _from_prior(origin, seed)
     fitted = replace(stack, arrays={**stack.arrays, **arrays})
-    draws = draws_of(sample(fitted, how, seed=seed + 1))
-    ranks = {name: _ranks(value, draws[name]) for name, value in parameters.items() if name in draws}
-    counts = {name: _counts(rank) for name, rank in ranks.items()}
-    every = np.concatenate([count.reshape(N_BINS, -1) for count in counts.values()], axis=1)
-    expected = n_simulations / N_BINS
+    data = sample(fitted, how, seed=seed + 1)
+    with quiet():
+        least = min(float(array.min()) for array in az.ess(data.posterior).data_vars.values())
+    n_ranks = next((number for number in N_RANKS if number - 1 <= least), None)
+    if n_ranks is None:
+        raise PredictionError(
+            f"`method` must give at least {N_RANKS[-1] - 1} effective draws of every quantity; got {least:.1f} "
+            "(raise draws, tune or target_accept)"
+        )
+    kept = _thinned(data.posterior, n_ranks - 1)
+    ranks = {
+        name: np.asarray((kept[name].to_numpy()[0] < value).sum(axis=0))
+        for name, value in parameters.items()
+        if name in kept
+    }
+    if (of_likelihood := _likelihood_ranks(fitted, kept, parameters)) is not None:
+        ranks[LIKELIHOOD] = of_likelihood
+    pvalues = {name: _pvalues(rank, n_ranks) for name, rank in ranks.items()}
+    level = LEVEL / sum(np.size(values) for values in pvalues.values())
     return SimulationCalibration(
         ranks=ranks,
-        pvalues={
-            name: np.asarray(chdtrc(N_BINS - 1, ((count - expected) ** 2 / expected).sum(axis=0)))
-            for name, count in counts.items()
-        },
-        band=_band(n_simulations, every.size),
-        worst_counts=(int(every.min()), int(every.max())),
+        pvalues=pvalues,
+        band=uniform_band(n_simulations, n_ranks=n_ranks, level=level),
         n_simulations=n_simulations,
+        n_ranks=n_ranks,
+        least_ess=least,
+        n_divergent=int(data.sample_stats["diverging"].sum()),
     )
 
 
@@ -177,21 +220,30 @@ def _from_prior(stack: Stack, seed: int) -> tuple[dict[str, Any], dict[str, Any]
     return parameters, dict(zip(stack.observed, values[len(names) :], strict=True))
 
 
-def _ranks(true: Any, draws: Any) -> NDArray[np.int64]:
-    """Return how many of 99 thinned draws (chain, draw, S, ...) lie below each true value."""
-    flat = draws.reshape(-1, *draws.shape[2:])
-    kept = flat[np.linspace(0, len(flat) - 1, N_RANKS - 1).astype(int)]
-    return np.asarray((kept < true).sum(axis=0))
+def _thinned(posterior: xr.Dataset, n_draws: int) -> xr.Dataset:
+    """Return one chain of draws, evenly spaced over all chains."""
+    n_chains, length = posterior.sizes["chain"], posterior.sizes["draw"]
+    chosen = np.linspace(0, n_chains * length - 1, n_draws).round().astype(int)
+    flat = posterior.stack(every=("chain", "draw")).isel(every=chosen).drop_vars(("every", "chain", "draw"))
+    return flat.rename(every="draw").expand_dims("chain").transpose("chain", "draw", ...)
 
 
-def _counts(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count ranks (S, ...) in bins, shape (bins, ...)."""
-    bins = ranks * N_BINS // N_RANKS
-    return np.stack([(bins == number).sum(axis=0) for number in range(N_BINS)])
+def _likelihood_ranks(stack: Stack, kept: xr.Dataset, true: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """Return ranks (S,) of the log likelihood of true parameters among that of draws (1, draw, S, ...)."""
+    with quiet(), stack.model() as model:
+        names = [variable.name for variable in model.free_RVs]
+        if set(names) != set(true):
+            return None  # parameters come from a model with others, whose likelihood is not this one's
+        last = xr.Dataset({name: (kept[name].dims, np.asarray(true[name])[None, None]) for name in names})
+        both = az.InferenceData(posterior=xr.concat([kept[names].drop_vars(kept.coords), last], dim="draw"))
+        found = pm.compute_log_likelihood(both, extend_inferencedata=False, progressbar=False)
+    terms = [array.to_numpy()[0] for array in found.data_vars.values()]
+    values = sum(term.reshape(*term.shape[:2], -1).sum(axis=2) for term in terms)
+    return np.asarray((values[:-1] < values[-1]).sum(axis=0))
 
 
-def _band(n_simulations: int, n_counts: int) -> tuple[float, float]:
-    """Return the counts that a binomial stays within at 99% over all counts (Bonferroni)."""
-    tail, counts = 0.5 * LEVEL / n_counts, np.arange(n_simulations + 1)
-    below = bdtr(counts, n_simulations, 1.0 / N_BINS)
-    return float(counts[below >= tail][0]), float(counts[below >= 1.0 - tail][0])
+def _pvalues(ranks: NDArray[np.int64], n_ranks: int) -> NDArray[np.float64]:
+    """Return the p-value of each column of ranks (S, ...)."""
+    columns = ranks.reshape(len(ranks), -1).T
+    found = [uniform_pvalue(column, n_ranks=n_ranks) for column in columns]
+    return np.asarray(found).reshape(ranks.shape[1:])

@@ -84,31 +84,6 @@ def small(student):
     return kd.DistillationProblem(teacher=kd.GaussianTeacher(X, np.zeros(15)), student=student, design=kd.Design(X[:2]))
 
 
-PROPER = kd.BayesianLinearStudent(noise_shape=4.0, noise_scale=3.0)
-
-
-@pytest.mark.slow
-def test_ranks_are_uniform_and_a_wrong_model_is_rejected():
-    from kdstats.prediction.bayes import simulation_calibration
-
-    right = simulation_calibration(small(PROPER), rng=1)
-    assert right.uniform, right.summary()
-    wrong = simulation_calibration(  # told that coefficients scatter half as far as they do
-        small(PROPER).with_student(prior_variance=0.1), truth=small(PROPER), rng=1
-    )
-    assert not wrong.uniform, wrong.summary()
-
-
-@pytest.mark.slow
-def test_ranks_are_uniform_with_student_t_noise():
-    from kdstats.prediction.bayes import NUTS, simulation_calibration
-
-    method = NUTS(draws=800, tune=1000, target_accept=0.9)
-    problem = small(kd.BayesianStudent(model="student_t"))
-    found = simulation_calibration(problem, n_simulations=150, rng=3, method=method)
-    assert found.uniform, found.summary()
-
-
 def test_improper_priors_have_nothing_to_simulate():
     from kdstats.prediction.bayes import simulation_calibration
 

@@ -293,14 +293,3 @@ def test_calibration_needs_labels_that_can_be_drawn():
     for problem in (pose(teacher_weight=1.0), pose(likelihood_power=2.0), pose(design={"strategy": "averaging"})):
         with pytest.raises(kd.errors.UnsupportedProblemError, match="needs a likelihood that labels can be drawn from"):
             simulation_calibration(problem, n_simulations=100)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["logistic", "softmax"])
-def test_calibration_by_simulation(model):
-    problem = pose(model, n=8, fit_intercept=False, n_classes=2 if model == "logistic" else 3)
-    options = {"n_simulations": 300, "rng": 1, "method": NUTS(draws=250, tune=250, chains=2)}
-    found = simulation_calibration(problem, **options)
-    assert found.uniform, found.summary()
-    wrong = simulation_calibration(problem, truth=problem.with_student(prior_variance=8.0), **options)
-    assert not wrong.uniform

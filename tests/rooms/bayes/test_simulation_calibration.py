@@ -1,39 +1,77 @@
-"""Simulation-based calibration of regression models: right models pass, a wrong one of each is found out.
+"""Simulation-based calibration of every model, sampled: right models pass, a wrong one of each is found out.
 
-Twelve inputs, two features, one stacked model of all simulations; students of classes have theirs in ``test_classes``.
+Twelve inputs, two features, all simulations in one stacked model. Quantities are the parameters and the log
+likelihood; the level of a row is 1% over all of its quantities.
 """
 
 import numpy as np
 import pytest
 
 import kdstats as kd
+from kdstats.errors import PredictionError
 from kdstats.prediction.bayes import NUTS, simulation_calibration
+from kdstats.problem.bayesian import BAYESIAN_MODELS, CLASS_MODELS
 
 N = 12
 X = np.random.default_rng(1).normal(size=(N, 2))
 GROUPS = {"groups": np.arange(N) % 4, "query_groups": [0, 1]}
-#: Model to its options and the sampler.
-TABLE = {
-    "gaussian": ({}, NUTS(draws=250, tune=500, target_accept=0.9)),
+#: Model to its sampler.
+METHODS = {
+    "linear": NUTS(draws=250, tune=300, chains=1),
+    "gaussian": NUTS(draws=250, tune=300, chains=1),
+    "student_t": NUTS(draws=250, tune=300, chains=1, target_accept=0.85),
+    "hierarchical": NUTS(draws=250, tune=400, chains=1, target_accept=0.9),
+    "horseshoe": NUTS(draws=300, tune=500, chains=1, target_accept=0.95),
+    "logistic": NUTS(draws=250, tune=300, chains=1),
+    "softmax": NUTS(draws=250, tune=300, chains=1),
 }
-#: What a wrong student is told: a noise 0.4 times as large.
-WRONG = {"noise_scale": 0.4}
 
 
 def pose(model, **options):
-    return kd.DistillationProblem(
-        teacher=kd.GaussianTeacher(X, np.zeros(N)),
-        student=kd.BayesianStudent(model=model, **options),
-        design=kd.Design(X[:2]),
+    design, teacher = {}, kd.GaussianTeacher(X, np.zeros(N))
+    if model in CLASS_MODELS:
+        n_classes = 2 if model == "logistic" else 3
+        teacher = kd.CategoricalTeacher(np.full((N, n_classes), 1.0 / n_classes), X)
+        design = {"n_responses": 3, "strategy": "multi_response"}
+    if model == "hierarchical":
+        options |= GROUPS
+    student = (
+        kd.BayesianLinearStudent(**{"noise_shape": 4.0, "noise_scale": 3.0} | options)
+        if model == "linear"
+        else kd.BayesianStudent(model=model, **options)
     )
+    return kd.DistillationProblem(teacher=teacher, student=student, design=kd.Design(X[:2], **design))
+
+
+def wrong(model):
+    """A student that is told a quarter of the scale of the noise, or a fifth of the variance of the coefficients."""
+    return pose(model, **({"prior_variance": 0.2} if model in CLASS_MODELS else {"noise_scale": 0.25}))
+
+
+def test_every_model_has_its_row():
+    assert set(METHODS) == {"linear", *BAYESIAN_MODELS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", TABLE)
-def test_ranks_are_uniform_and_a_wrong_model_is_rejected(model):
-    options, method = TABLE[model]
-    right = pose(model, **options)
-    found = simulation_calibration(right, n_simulations=100, rng=1, method=method)
+@pytest.mark.parametrize("model", METHODS)
+def test_ranks_are_uniform(model, record_property):
+    found = simulation_calibration(pose(model), n_simulations=100, rng=1, method=METHODS[model])
+    record_property("calibration", found.summary())
+    assert "log_likelihood" in found.ranks
+    assert found.n_ranks >= 10
     assert found.uniform, found.summary()
-    wrong = simulation_calibration(pose(model, **options | WRONG), truth=right, n_simulations=100, rng=1, method=method)
-    assert not wrong.uniform, wrong.summary()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", METHODS)
+def test_a_wrong_model_is_rejected(model, record_property):
+    found = simulation_calibration(wrong(model), truth=pose(model), n_simulations=60, rng=1, method=METHODS[model])
+    record_property("calibration", found.summary())
+    assert found.n_ranks >= 10
+    assert not found.uniform, found.summary()
+
+
+@pytest.mark.slow
+def test_chains_that_are_too_short_are_refused():
+    with pytest.raises(PredictionError, match="`method` must give at least 4 effective draws of every quantity; got"):
+        simulation_calibration(pose("gaussian"), n_simulations=40, rng=1, method=NUTS(draws=20, tune=0, chains=1))
