@@ -64,7 +64,7 @@ def _tails(n_simulations: int, n_ranks: int) -> FloatArray:
     counts = np.arange(n_simulations + 1)
     from_above = np.ones((n_ranks - 1, n_simulations + 1))
     from_above[:, 1:] = bdtrc(counts[:-1], n_simulations, share)
-    return np.minimum(bdtr(counts, n_simulations, share), from_above)
+    return np.asarray(np.minimum(bdtr(counts, n_simulations, share), from_above))
 
 
 def _chance_inside(inside: NDArray[np.bool_]) -> float:
