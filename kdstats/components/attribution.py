@@ -212,8 +212,11 @@ def crossed_components(
     analysis = _analysis(np.repeat(students, 2, axis=1) if known else students, sizes, sources, points, labels)
     if known:
         analysis = _with_known_noise(analysis, variances, sizes, sources)
+    analysis = _with_uneven_interactions(analysis, students.mean(axis=1), sizes, sources)
     analysis = _renamed(analysis, noisy=not known or variances is not None)
-    analysis = replace(analysis, attrs={**analysis.attrs, "n_outputs": len(students) * r, **(attrs or {})})
+    analysis = replace(
+        analysis, attrs={**analysis.attrs, "n_outputs": len(students) * r, "interaction_df": "effects", **(attrs or {})}
+    )
     terms = analysis.average().estimate.sel(component=list(analysis.terms)).values.ravel()
     below = [f"{name} ({value:.3g})" for name, value in zip(analysis.terms, terms, strict=True) if value < 0.0]
     if below:
@@ -273,6 +276,45 @@ def _with_known_noise(
         standard_error=estimate.copy(data=errors),
         mean_squares=squares_dataset(
             squares, df=df, coefficients=coefficients, average_df=average_df, like=estimate, terms=analysis.terms
+        ),
+    )
+
+
+def _with_uneven_interactions(
+    analysis: SourceComponents, means: FloatArray, sizes: tuple[int, ...], sources: Sequence[str]
+) -> SourceComponents:
+    r"""Give mean squares of interactions the degrees of freedom that their effects leave.
+
+    An interaction of two draws is a sum of products :math:`u_iv_j`: where :math:`u_i` is large, all its cells are. Its
+    mean square then varies with the levels, not with the cells, and has far fewer degrees of freedom than independent
+    Gaussian effects, :math:`\prod(L - 1)`. The squares of the estimated effects tell: their mean over crossed levels
+    has a variance of its own. The smaller number is kept.
+    """
+    data = analysis.mean_squares
+    table = means.reshape(*sizes, *means.shape[1:])
+    df, average_df = data["df"].values.copy(), data["average_df"].values.copy()
+    for place, term in enumerate(analysis.terms):
+        mine = [i for i, source in enumerate(sources) if source in term.split(":")]
+        if len(mine) < 2:
+            continue
+        effects = table.mean(axis=tuple(i for i in range(len(sizes)) if i not in mine))
+        for axis in range(len(mine)):
+            effects = effects - effects.mean(axis=axis, keepdims=True)
+        squares = (effects**2).reshape(-1, *means.shape[1:])
+        crossed = tuple(sizes[i] for i in mine), [sources[i] for i in mine]
+        df[place] = np.minimum(df[place], _known_df(squares, *crossed))
+        average_df[place] = min(average_df[place], _known_df(squares.mean(axis=(1, 2), keepdims=True), *crossed).item())
+    coefficients, squares = data["coefficient"].values, data["mean_square"].values
+    return replace(
+        analysis,
+        standard_error=analysis.estimate.copy(data=combination_error(coefficients, squares, df)),
+        mean_squares=squares_dataset(
+            squares,
+            df=df,
+            coefficients=coefficients,
+            average_df=average_df,
+            like=analysis.estimate,
+            terms=analysis.terms,
         ),
     )
 

@@ -217,6 +217,11 @@ class SourceComponents:
             for count, name in [(count, name) for count, name in zip(held, self.terms, strict=True) if count][:LISTED]:
                 notes.append(f"{name} is on the boundary, exactly 0, at {count} of {n_cells} points.")
             notes.append("Intervals are those of the mean squares: unbiased, and so not bounded at 0.")
+        if self.attrs.get("interaction_df") != "effects" and any(":" in term for term in self.terms):
+            notes.append(
+                "Intervals of interactions are for Gaussian effects. Products of the draws of two sources, as in "
+                "trained students, vary more: attribute_variance allows for it."
+            )
         if n_cells > 1:
             df = ", ".join(f"{v:.3g}" for v in self.mean_squares["average_df"].values)
             notes.append(f"Points share levels: the averaged mean squares have {df} degrees of freedom.")

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2
 
 from kdstats.components.attribution import VarianceAttribution, crossed_components
 from kdstats.errors import NegativeComponentWarning
@@ -135,3 +135,38 @@ def test_negative_averages_warn():
     y = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean(axis=(0, 1))  # interaction alone
     with pytest.warns(NegativeComponentWarning, match="averaged over points"):
         crossed_components(y, sources=SOURCES, points=range(3), labels=[0])
+
+
+def products(rng, size, n_tables):
+    """Students whose interaction is a sum of two products of a draw of each source; tables are points."""
+    u, v = (rng.standard_normal((2, size, n_tables)) for _ in range(2))
+    y = rng.standard_normal((size, 1, n_tables)) + rng.standard_normal((1, size, n_tables))
+    return (y + np.einsum("rip,rjp->ijp", u, v) / np.sqrt(2.0))[:, :, None, :, None]
+
+
+def interaction_covered(outputs, truth):
+    parts = attribution(outputs).components
+    bounds = parts.interval(0.95)["variance"].sel(component=parts.terms[-1]).values[:, 0]
+    return int(((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).sum())
+
+
+def test_interaction_of_products_of_draws_is_covered():
+    """(L-1)^2 degrees of freedom would cover about two thirds: the squares vary with levels, not with cells."""
+    rng, n = np.random.default_rng(4), 1000
+    outputs = products(rng, 15, n)
+    hits = interaction_covered(outputs, 1.0)
+    assert binomtest(hits, n, 0.86, alternative="less").pvalue > 1e-3, hits
+    squares = attribution(outputs).components.estimate.sel(component=":".join(SOURCES)).values.ravel()
+    assert abs(squares.mean() - 1.0) < 4 * squares.std() / np.sqrt(n)
+    df = 14.0**2
+    naive = (df * squares / chi2.ppf(0.975, df) <= 1.0) & (1.0 <= df * squares / chi2.ppf(0.025, df))
+    assert binomtest(int(naive.sum()), n, 0.80, alternative="less").pvalue < 1e-3
+
+
+def test_independent_interactions_keep_their_degrees_of_freedom_nearly():
+    rng, n = np.random.default_rng(5), 300
+    y = rng.standard_normal((15, 1, n)) + rng.standard_normal((1, 15, n)) + rng.standard_normal((15, 15, n))
+    answer = attribution(y[:, :, None, :, None])
+    df = answer.components.mean_squares["df"].values[-1].ravel()
+    assert (df <= 14.0**2).all()
+    assert np.median(df) > 0.5 * 14.0**2
