@@ -19,23 +19,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from kdstats.cli.flags import CommandOfFlags, spoken
 from kdstats.cli.language import language
+from kdstats.cli.posing import PosedStudy, of_a_study
 from kdstats.errors import KdstatsError, KdstatsWarning, invalid
 
 __all__ = ["application", "run"]
 
 EXIT = {"agree": 0, "disagree": 1, "undecided": 4}
 BAD_DATA, INTERRUPTED = 2, 130
-CSV_FLAGS = (
-    "target",
-    "teacher_mean",
-    "noise_variance",
-    "features",
-    "n_responses",
-    "strategy",
-    "penalty",
-    "test_fraction",
-)
 PLAN_FLAGS = (
     "budget",
     "prompt_cost",
@@ -76,20 +68,8 @@ application = typer.Typer(
     help="Predict, observe and test how much distilled students vary.",
 )
 application.add_typer(language)
+command = partial(application.command, cls=CommandOfFlags)
 
-StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="Study file (TOML).", show_default=False)]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Your own table, in place of a study file.")]
-Target = Annotated[str | None, typer.Option(help="Column of true values, with --csv.")]
-TeacherMean = Annotated[str | None, typer.Option(help="Column of the teacher's mean answers, with --csv.")]
-Noise = Annotated[str | None, typer.Option(help="Variance of one response: a column or a number, with --csv.")]
-Features = Annotated[
-    list[str] | None,
-    typer.Option("--features", help="Input column, with --csv; repeat. Default: every column without a role."),
-]
-Responses = Annotated[int | None, typer.Option("--n-responses", "-k", help="Responses per input, with --csv.")]
-Strategy = Annotated[str | None, typer.Option(help="single, averaging or multi_response, with --csv.")]
-Penalty = Annotated[float | None, typer.Option(help="Ridge penalty, with --csv.")]
-TestFraction = Annotated[float | None, typer.Option(help="Share of rows kept as query points, with --csv.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int | None, typer.Option(help="Seed; overrides the study's.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; an interrupted run is resumed from it.")]
@@ -139,7 +119,7 @@ def _how_to_go_on(arguments: list[str]) -> str:
     return f"; finished parts are kept, go on with: kdstats {shlex.join(arguments)}"
 
 
-@application.command()
+@command()
 def demo(*, out: Out = None, seed: Seed = None, as_json: Json = False) -> None:
     """Boston Housing from prediction to report: what noise in a teacher does to its students."""
     from kdstats.cli.demo import demo_study
@@ -147,19 +127,11 @@ def demo(*, out: Out = None, seed: Seed = None, as_json: Json = False) -> None:
     _study(demo_study(), out=out if out is not None else Path("out/demo"), seed=seed, as_json=as_json)
 
 
-@application.command()
+@command()
+@of_a_study
 def predict(
-    study: StudyFile = None,
+    posed: PosedStudy,
     *,
-    csv: Csv = None,
-    target: Target = None,
-    teacher_mean: TeacherMean = None,
-    noise_variance: Noise = None,
-    features: Features = None,
-    n_responses: Responses = None,
-    strategy: Strategy = None,
-    penalty: Penalty = None,
-    test_fraction: TestFraction = None,
     engine: EngineName = None,
     n_students: Students = None,
     weighting_gains: WeightingGains = False,
@@ -172,7 +144,7 @@ def predict(
     from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
     from kdstats.problem.student import NetworkStudent
 
-    loaded = _load(study, csv, locals()).with_run(seed=seed)
+    loaded = posed.load().with_run(seed=seed)
     if weighting_gains:
         _weighting_gains(loaded, engine=engine, n_students=n_students, out=out, as_json=as_json)
         return
@@ -203,19 +175,11 @@ def predict(
     _print_components(result, out=out, name="predicted", as_json=as_json)
 
 
-@application.command()
+@command()
+@of_a_study
 def observe(
-    study: StudyFile = None,
+    posed: PosedStudy,
     *,
-    csv: Csv = None,
-    target: Target = None,
-    teacher_mean: TeacherMean = None,
-    noise_variance: Noise = None,
-    features: Features = None,
-    n_responses: Responses = None,
-    strategy: Strategy = None,
-    penalty: Penalty = None,
-    test_fraction: TestFraction = None,
     engine: EngineName = None,
     n_students: Students = None,
     until_decided: Annotated[
@@ -237,13 +201,11 @@ def observe(
     if until_decided:
         if n_students is not None:
             raise invalid("--n-students", "be left out with --until-decided (the budget is --max-students)", n_students)
-        _until_decided(
-            _load(study, csv, locals()).with_run(seed=seed), engine=engine, out=out, as_json=as_json, options=chosen
-        )
+        _until_decided(posed.load().with_run(seed=seed), engine=engine, out=out, as_json=as_json, options=chosen)
     for name, value in chosen.items():
         raise invalid(f"--{name.replace('_', '-')}", "go with --until-decided", value)
 
-    loaded = _load(study, csv, locals()).with_run(seed=seed, n_students=n_students)
+    loaded = posed.load().with_run(seed=seed, n_students=n_students)
     setting = loaded.setting()
     noise = {} if isinstance(setting.problem.student, SoftmaxStudent) else {"noise_law": loaded.run.noise_law}
     _prepare(out)
@@ -260,7 +222,7 @@ def observe(
     _print_components(result, out=out, name="observed", as_json=as_json)
 
 
-@application.command()
+@command()
 def attribute(
     study: Annotated[Path, typer.Argument(help="Study file (TOML).")],
     *,
@@ -284,7 +246,7 @@ def attribute(
     typer.echo(result)
 
 
-@application.command()
+@command()
 def compare(
     predicted: Annotated[Path, typer.Argument(help="Result of `kdstats predict --out` (NetCDF).")],
     observed: Annotated[Path, typer.Argument(help="Result of `kdstats observe --out` (NetCDF).")],
@@ -307,7 +269,7 @@ def compare(
     raise typer.Exit(EXIT[result.verdict])
 
 
-@application.command()
+@command()
 def report(
     study: Annotated[Path, typer.Argument(help="Study file (TOML).")],
     *,
@@ -323,7 +285,7 @@ def report(
     _study(loaded, out=out, seed=seed, as_json=as_json)
 
 
-@application.command()
+@command()
 def decompose(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet with columns student, replicate, point and values.")],
     *,
@@ -342,19 +304,28 @@ def decompose(
     ] = None,
     method: Annotated[str | None, typer.Option(help="anova, reml or ml, with --sources.")] = None,
     interactions: Annotated[int | None, typer.Option(help="Most sources in one interaction, with --sources.")] = None,
+    students: Annotated[
+        str | None,
+        typer.Option(help="Law of students behind the intervals: gaussian, or any.", show_default="gaussian"),
+    ] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Estimate the components of your own predictions, from any system."""
     from kdstats.cli.sources import decompose_by_source
     from kdstats.cli.tables import optional_keys, read_long_table
+    from kdstats.components.uncertainty import LAWS
     from kdstats.observation.table import decompose as decompose_table
+    from kdstats.problem.validation import as_choice
 
     for name, flag in (("--method", method), ("--interactions", interactions)):
         if sources is None and flag is not None:
             raise invalid(name, "go with --sources", flag)
     if sources is not None and variances is not None:
         raise invalid("--variances", "be left out with --sources", variances)
+    if sources is not None and students is not None:
+        raise invalid("--students", "be left out with --sources", students)
+    law = as_choice("students", students or "gaussian", LAWS)
     _prepare(out)
     frame = read_long_table(table)
     if sources is not None:
@@ -380,10 +351,10 @@ def decompose(
         nan_policy=nan_policy,
         variances=variances,
     )
-    _print_components(result, out=out, name="observed", as_json=as_json)
+    _print_components(result, out=out, name="observed", as_json=as_json, students=law)
 
 
-@application.command("decompose-classes")
+@command("decompose-classes")
 def decompose_classes(
     table: Annotated[Path, typer.Argument(help="CSV with columns student, replicate, point and predicted classes.")],
     *,
@@ -427,7 +398,7 @@ def decompose_classes(
     typer.echo(text)
 
 
-@application.command("decompose-responses")
+@command("decompose-responses")
 def decompose_responses(
     table: Annotated[
         Path,
@@ -463,7 +434,7 @@ def decompose_responses(
     typer.echo(text)
 
 
-@application.command("predict-classes")
+@command("predict-classes")
 def predict_classes(
     table: Annotated[Path, typer.Argument(help="CSV with a row per prompt and a column of probabilities per answer.")],
     *,
@@ -511,19 +482,11 @@ def predict_classes(
     typer.echo(text)
 
 
-@application.command()
+@command()
+@of_a_study
 def plan(
-    study: StudyFile = None,
+    posed: PosedStudy,
     *,
-    csv: Csv = None,
-    target: Target = None,
-    teacher_mean: TeacherMean = None,
-    noise_variance: Noise = None,
-    features: Features = None,
-    n_responses: Responses = None,
-    strategy: Strategy = None,
-    penalty: Penalty = None,
-    test_fraction: TestFraction = None,
     budget: Annotated[float | None, typer.Option(help="Most that may be spent.")] = None,
     goal: Annotated[
         float | None, typer.Option(help="Largest variance (or squared error) that will do, in place of --budget.")
@@ -557,7 +520,7 @@ def plan(
     flags = locals()
     from kdstats.cli.planning import plan_study
 
-    loaded = _load(study, csv, flags).with_run(seed=seed)
+    loaded = posed.load().with_run(seed=seed)
     _prepare(out)
     options = {name: flags[name] for name in PLAN_FLAGS} | {"target": goal}
     with _progress("planning") as say:
@@ -633,29 +596,6 @@ def _until_decided(study: Any, *, engine: str | None, out: Path | None, as_json:
     raise typer.Exit(EXIT[result.verdict])
 
 
-def _load(study: Path | None, csv: Path | None, flags: dict[str, Any]) -> Any:
-    from kdstats.cli.tables import study_of_csv
-    from kdstats.study import Study
-
-    if (study is None) == (csv is None):
-        raise invalid("STUDY", "be given, or --csv in its place (and not both)", "both" if study else "neither")
-    given = {name: flags[name] for name in CSV_FLAGS if flags[name] is not None}
-    if study is not None:
-        if given:
-            raise invalid(
-                f"--{next(iter(given)).replace('_', '-')}",
-                "go with --csv, not with a study file",
-                str(study),
-            )
-        return Study.from_toml(study)
-    assert csv is not None
-    loaded = study_of_csv(csv, **given)
-    if "features" not in given:
-        names = ", ".join(loaded.setting().problem.gaussian_teacher.feature_names or ())
-        typer.echo(f"kdstats: inputs: {names} (every column without a role; choose with --features)", err=True)
-    return loaded
-
-
 def _prepare(out: Path | None) -> None:
     from kdstats.study.folder import prepare
 
@@ -663,13 +603,18 @@ def _prepare(out: Path | None) -> None:
         prepare(out)
 
 
-def _print_components(result: Any, *, out: Path | None, name: str, as_json: bool) -> None:
+def _print_components(result: Any, *, out: Path | None, name: str, as_json: bool, students: str = "gaussian") -> None:
     from kdstats.cli.presentation import components_json
 
+    text = (
+        json.dumps(components_json(result, students=students), indent=1)
+        if as_json
+        else spoken(result.summary(students=students))
+    )
     if out is not None:
         result.to_netcdf(out / f"{name}.nc")
         typer.echo(f"wrote {out / f'{name}.nc'}", err=True)
-    typer.echo(json.dumps(components_json(result), indent=1) if as_json else result.summary())
+    typer.echo(text)
     if result.attrs.get("unreliable"):
         raise typer.Exit(EXIT["undecided"])
 
@@ -694,7 +639,7 @@ def _progress(first: str) -> Iterator[Callable[..., None]]:
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, KdstatsWarning):
-        typer.echo(f"kdstats: warning: {message}", err=True)
+        typer.echo(f"kdstats: warning: {spoken(str(message))}", err=True)
 
 
 def _fail(text: str, code: int) -> int:

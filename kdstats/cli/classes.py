@@ -17,7 +17,7 @@ __all__ = ["decompose_class_table"]
 
 #: Columns that need not be there unless they are named.
 OPTIONAL = ("replicate", "point")
-ATTRS = ("kind", "classes", "known", "n_students", "n_outputs", "unit", "last_step", "boundary", "notes")
+ATTRS = ("kind", "classes", "known", "n_students", "n_outputs", "unit", "last_step", "boundary", "notes", "unreliable")
 
 
 def decompose_class_table(

@@ -6,16 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdstats.cli.flags import in_flags
+from kdstats.errors import KdstatsError
 from kdstats.files import write_atomically
 from kdstats.planning import plan
 
 __all__ = ["plan_study"]
 
+#: What `kdstats.plan` calls a target is another flag here: ``--target`` is a column.
+GOAL = {"target": "--goal"}
+
 
 def plan_study(study: Any, *, out: Path | None, as_json: bool, options: dict[str, Any]) -> str:
     """Return the text to print; with ``out`` the plan goes to ``plan.json`` there, its frontier to ``frontier.png``."""
     setting = study.setting()
-    result = plan(setting.problem, rng=study.run.seed, **{k: v for k, v in options.items() if v is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        result = plan(setting.problem, rng=study.run.seed, **given)
+    except KdstatsError as error:
+        error.args = (in_flags(str(error), GOAL),)
+        raise
     text = json.dumps(result.to_dict(), indent=1)
     if out is not None:
         from kdstats.plots import frontier

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kdstats.components.coverage import coverage_statement
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.study.run import StudyResult, Sweep
@@ -17,12 +18,13 @@ __all__ = ["components_json", "study_json", "study_text"]
 WIDTH = 78
 
 
-def components_json(result: VarianceComponents, prob: float = 0.95) -> dict[str, Any]:
+def components_json(result: VarianceComponents, prob: float = 0.95, *, students: str = "gaussian") -> dict[str, Any]:
     """Return averages and points with standard errors and intervals, and provenance, as plain values."""
     return {
-        "average": _entry(result.average(), prob)[0],
-        "points": _entry(result, prob),
+        "average": _entry(result.average(), prob, students)[0],
+        "points": _entry(result, prob, students),
         "interval_probability": prob,
+        "interval_coverage": coverage_statement(result, prob, students=students),
         "attrs": {key: _plain(value) for key, value in result.attrs.items()},
     }
 
@@ -142,8 +144,8 @@ def _sweep_lines(what: str, sweep: Sweep | None) -> list[str]:
     return lines
 
 
-def _entry(result: VarianceComponents, prob: float) -> list[dict[str, Any]]:
-    intervals = result.interval(prob)
+def _entry(result: VarianceComponents, prob: float, students: str) -> list[dict[str, Any]]:
+    intervals = result.interval(prob, students=students)
     bounds = {
         (name, end): intervals[name].sel(ci_bound=end).values.ravel()
         for name in COMPONENTS

@@ -135,6 +135,7 @@ class VarianceAttribution:
         lines.append("=" * rule)
         for source, reason in self.inactive.items():
             lines += textwrap.wrap(f"{source} adds exactly 0: {reason}.", WIDTH)
+        lines.append("Intervals are for Gaussian effects and errors.")
         return "\n".join([*lines, "", self.components.summary(prob)])
 
     def _squares(self) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from kdstats.components.classes import COMPONENTS, DIMS, ENTROPY, GINI
-from kdstats.errors import EstimationError, invalid
+from kdstats.components.class_parts import COMPONENTS, ENTROPY, GINI, ClassParts, check_components
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +34,7 @@ WIDTH = 86
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClassPrediction:
+class ClassPrediction(ClassParts):
     """Predicted components of class probabilities, aligned with those that :class:`ClassComponents` estimates.
 
     Parameters
@@ -61,47 +60,8 @@ class ClassPrediction:
     parts: xr.Dataset | None = None
 
     def __post_init__(self) -> None:
-        if self.estimate.dims != DIMS or tuple(self.estimate["component"].values) != COMPONENTS:
-            raise invalid(
-                "estimate",
-                f"have the dims {', '.join(DIMS)} and all components",
-                f"{self.estimate.dims}",
-                EstimationError,
-            )
+        check_components("estimate", self.estimate)
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
-
-    @property
-    def inter_student(self) -> xr.DataArray:
-        """Variance over students of their probabilities, summed over classes."""
-        return self._of("inter_student")
-
-    @property
-    def intra_student(self) -> xr.DataArray:
-        """Mean Gini index of one student."""
-        return self._of("intra_student")
-
-    @property
-    def total(self) -> xr.DataArray:
-        """Gini index of outputs of students drawn afresh."""
-        return self._of("total")
-
-    @property
-    def mutual_information(self) -> xr.DataArray:
-        """Information that an output has about which student gave it."""
-        return self._of("mutual_information")
-
-    @property
-    def expected_entropy(self) -> xr.DataArray:
-        """Mean entropy of one student's probabilities."""
-        return self._of("expected_entropy")
-
-    @property
-    def total_entropy(self) -> xr.DataArray:
-        """Entropy of the students' mean probabilities."""
-        return self._of("total_entropy")
-
-    def _of(self, component: str) -> xr.DataArray:
-        return self.estimate.sel(component=component, drop=True)
 
     def average(self) -> ClassPrediction:
         """Return the prediction averaged over points."""

@@ -240,7 +240,10 @@ class ResponseComponents:
             numbers = "".join(f"{row[key]:>#10.3g}" for key in ("estimate", "standard_error", "lower", "upper"))
             lines.append(f"{name:<{width}}{numbers}  {MEASURES[name].meaning}")
         lines.append("=" * WIDTH)
-        for number, note in enumerate(self.attrs["notes"], 1):
+        promise = (
+            f"{100 * prob:g}% intervals for students and prompts of any law, from jackknives: about {100 * prob:g}%."
+        )
+        for number, note in enumerate([promise, *self.attrs["notes"]], 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
 

@@ -208,11 +208,14 @@ class VarianceComponents:
 
         return average(self)
 
-    def summary(self, prob: float = 0.95) -> str:
-        """Return a printable table: the average, its interval, the range over points, the provenance."""
+    def summary(self, prob: float = 0.95, *, students: str = "gaussian") -> str:
+        """Return a printable table: averages, their intervals and what these promise, ranges over points, provenance.
+
+        ``students`` is the law behind the interval, as in :meth:`interval`.
+        """
         from kdstats.components.summary import summary
 
-        return summary(self, as_probability("prob", prob))
+        return summary(self, as_probability("prob", prob), students=students)
 
     def to_dataframe(self) -> Any:
         """Return a long table: one row per cell, point and output; estimates and ``*_se`` columns."""

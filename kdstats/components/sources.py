@@ -204,7 +204,7 @@ class SourceComponents:
         return [*lines, f"{size}, points x outputs: {n_points} x {n_outputs}", f"Estimator: {self.attrs['estimator']}"]
 
     def _notes(self) -> list[str]:
-        notes = list(self.attrs.get("notes", ()))
+        notes = ["Intervals are for Gaussian effects and errors.", *self.attrs.get("notes", ())]
         below = (self.estimate.sel(component=list(self.terms)).values < 0).reshape(len(self.terms), -1).sum(axis=1)
         held = (self.estimate.sel(component=list(self.terms)).values == 0).reshape(len(self.terms), -1).sum(axis=1)
         n_cells = self.estimate[0].size

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from kdstats.components.coverage import coverage_statement
 from kdstats.components.kurtosis import Kurtosis, excess_kurtosis, excess_kurtosis_within
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.components.uncertainty import average, interval
@@ -30,7 +31,7 @@ CAVEATS = {
 }
 
 
-def summary(components: VarianceComponents, prob: float = 0.95) -> str:
+def summary(components: VarianceComponents, prob: float = 0.95, *, students: str = "gaussian") -> str:
     """Return the average over points of each component with its interval, the range over points, and provenance.
 
     Parameters
@@ -38,13 +39,15 @@ def summary(components: VarianceComponents, prob: float = 0.95) -> str:
     components : VarianceComponents
     prob : float, default 0.95
         Coverage of the interval of the average.
+    students : {"gaussian", "any"}, default "gaussian"
+        Law of students behind it.
 
     Returns
     -------
     str
     """
     mean = average(components)
-    bounds = interval(mean, prob)
+    bounds = interval(mean, prob, students=students)
     lines = ["Variance components".center(WIDTH).rstrip(), "=" * WIDTH, *_header(components), "=" * WIDTH]
     heads = ("average", "std err", f"[{(1 - prob) / 2:.4g}", f"{(1 + prob) / 2:.4g}]", "min", "max")
     heading = " " * 14 + "".join(f"{head:>{width}}" for head, width in zip(heads, COLUMNS, strict=True))
@@ -72,7 +75,8 @@ def summary(components: VarianceComponents, prob: float = 0.95) -> str:
         lines.append("=" * WIDTH)
     if len(cells) > MAX_CELLS:
         lines.append(f"... and {len(cells) - MAX_CELLS} more cells: see to_dataframe()")
-    notes = _notes(components)
+    promise = coverage_statement(components, prob, students=students)
+    notes = [*([promise] if promise else []), *_notes(components, too_narrow=students == "gaussian")]
     if notes:
         lines.append("Notes:")
         for number, note in enumerate(notes, 1):
@@ -123,7 +127,7 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
     return array.coords[dim].values[index] if dim in array.coords else index
 
 
-def _notes(components: VarianceComponents) -> list[str]:
+def _notes(components: VarianceComponents, *, too_narrow: bool) -> list[str]:
     notes = []
     if components.attrs.get("not_identified"):
         notes.append(
@@ -142,16 +146,17 @@ def _notes(components: VarianceComponents) -> list[str]:
         if name in degenerate:
             notes.append(f"Degenerate: {meaning}, so the {name} mean square is 0 and its standard error says nothing.")
     kurtosis, within = _kurtosis(components)
+    remark = f": {TOO_NARROW}" if too_narrow else "."
     if kurtosis is not None and kurtosis.pvalue < KURTOSIS_LEVEL:
         notes.append(
-            f"Student means have an excess kurtosis of {kurtosis.excess:.3g} (p = {kurtosis.pvalue:.2g} if Gaussian): "
-            f"{TOO_NARROW}"
+            f"Student means have an excess kurtosis of {kurtosis.excess:.3g} "
+            f"(p = {kurtosis.pvalue:.2g} if Gaussian){remark}"
         )
     if within is not None and within.pvalue < KURTOSIS_LEVEL:
         notes.append(
             "Own variances of students spread more than those of equally noisy Gaussian ones: outputs about their "
-            f"student's mean have an excess kurtosis of {within.excess:.3g} (p = {within.pvalue:.2g} if Gaussian): "
-            f"{TOO_NARROW}"
+            f"student's mean have an excess kurtosis of {within.excess:.3g} (p = {within.pvalue:.2g} if "
+            f"Gaussian){remark}"
         )
     if components.intra_parts is not None:
         parameter, noise = (float(components.intra_parts[name].mean()) for name in ("parameter", "noise"))

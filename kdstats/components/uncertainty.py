@@ -44,16 +44,19 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import fdtri, ndtri, stdtrit
 
+from kdstats.components.coverage import coverage_statement
 from kdstats.components.margins import chi_square_margins, known_total_margins, sampled_total_margins
 from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import EstimationError, invalid
 from kdstats.problem.validation import as_choice, as_probability
 
-__all__ = ["average", "average_df", "interval"]
+__all__ = ["LAWS", "average", "average_df", "interval"]
 
 FloatArray = NDArray[np.float64]
 
 BOUNDS = ("lower", "upper")
+#: Laws of students that intervals are for.
+LAWS = ("gaussian", "any")
 #: Skewness over coefficient of variation of the squared deviations of Gaussian students.
 GAUSSIAN_SKEWNESS = 2.0
 #: The same for any law. It is 3.75 for exponential students; with 6, calibrated on 10,000 tables of 20 to 200 of them,
@@ -90,7 +93,8 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     Returns
     -------
     xarray.Dataset
-        ``attrs`` name the law of students that is assumed (``students``). Variables of ``estimate`` with a last dim
+        ``attrs`` name the law of students that is assumed (``students``) and what the intervals promise under it
+        (``coverage``). Variables of ``estimate`` with a last dim
         ``ci_bound`` (``lower``, ``upper``). A lower bound of ``inter_student`` may be negative: the data do not exclude
         0.
 
@@ -113,7 +117,7 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     Differences are recovered from both margins; the total is a mean over students itself.
     """
     prob = as_probability("prob", prob)
-    as_choice("students", students, ("gaussian", "any"))
+    as_choice("students", students, LAWS)
     if students == "any" and components.n_students is not None and components.n_students < FEWEST_ANY:
         rule = f"be 'gaussian' with fewer than {FEWEST_ANY} students: of an unknown law they bound it from below only"
         raise invalid("students", rule, f"'any' with {components.n_students} students", EstimationError)
@@ -138,7 +142,11 @@ def interval(components: VarianceComponents, prob: float = 0.95, *, students: st
     return xr.Dataset(
         bounds,
         coords={**components.estimate.coords, "ci_bound": list(BOUNDS)},
-        attrs={"prob": prob, "students": students},
+        attrs={
+            "prob": prob,
+            "students": students,
+            "coverage": coverage_statement(components, prob, students=students),
+        },
     )
 
 

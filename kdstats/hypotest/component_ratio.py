@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.components.kurtosis import excess_kurtosis, excess_kurtosis_within
+from kdstats.components.kurtosis import excess_kurtosis_within
 from kdstats.components.margins import chi_square_margins, known_total_margins, sampled_total_margins
 from kdstats.components.result import VarianceComponents
 from kdstats.components.uncertainty import average_df
 from kdstats.errors import ComparisonError
 from kdstats.hypotest.pairing import Observed, observed_arrays
 from kdstats.hypotest.ratio_law import ConfidenceInterval
-from kdstats.hypotest.ratio_result import RatioResult, tail
-from kdstats.hypotest.resampled_ratio import FAR_LEVEL
+from kdstats.hypotest.ratio_result import AT_LEAST, RatioResult, tail
+from kdstats.hypotest.resampled_ratio import FAR_LEVEL, not_gaussian
 from kdstats.hypotest.unpaired_ratio import f_interval
 
 __all__ = ["AverageLaw", "average_law", "component_ratio", "doubt_of_gaussian", "log_ratio_limits", "log_ratio_pvalues"]
@@ -147,12 +147,12 @@ def log_ratio_pvalues(limits: Callable[[float], tuple[Any, Any]], *, centre: flo
 
 
 def doubt_of_gaussian(observed: VarianceComponents, *, means: bool) -> str:
-    """Say which excess kurtosis is found in replicate errors, and in student ``means``; empty if none."""
+    """Say what speaks against Gaussian replicate errors, and Gaussian student ``means``; empty if nothing does."""
     students, squares = observed.student_predictions, observed.mean_squares
     if students is not None and means:
-        found = excess_kurtosis(students)
-        if found is not None and found.pvalue < FAR_LEVEL:
-            return f"student means have an excess kurtosis of {found.excess:.2g} (p = {found.pvalue:.2g})"
+        doubt = not_gaussian(students)
+        if doubt:
+            return f"student means have {doubt}"
     if squares is not None and "within" in squares and observed.n_students:
         found = excess_kurtosis_within(squares, observed.n_students)
         if found is not None and found.pvalue < FAR_LEVEL:
@@ -214,9 +214,19 @@ def component_ratio(
         n_students=(sizes[0], sizes[1]),
         paired=False,
         method=words,
+        coverage=_coverage(component, method, known=known),
         unreliable=unreliable,
         _interval=interval,
     )
+
+
+def _coverage(component: str, method: str, *, known: bool) -> str:
+    if method == "kurtosis":
+        return f"about 5% (interval 95%) for students of any law, from {FEWEST_ANY} on"
+    if component == "total":
+        own = "any law of their own variances" if known else "Gaussian outputs"
+        return f"{AT_LEAST} and {own}"
+    return "5% (interval 95%) for students of any own variances" if known else "5% (interval 95%) for Gaussian outputs"
 
 
 _Answer = tuple[float, float, Callable[[float], ConfidenceInterval], str]

@@ -65,6 +65,7 @@ class OrderingResult:
                 f"{name:<28}{step.statistic:>10.4g}{f'[{low:.4g}, {high:.4g}]':>24}"
                 f"{self.pvalues[index]:>11.3g}{self.adjusted_pvalues[index]:>9.3g}"
             )
+        rows += [f"level: {statement}" for statement in dict.fromkeys(step.coverage for step in self.steps)]
         rows += [f"UNRELIABLE: {reason}" for reason in dict.fromkeys(self.unreliable)]
         rows.append(f"every step falls: p = {self.pvalue:.3g}; some step falls: p = {self.pvalue_any:.3g}")
         return "\n".join(rows)

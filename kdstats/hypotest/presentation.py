@@ -65,7 +65,8 @@ def _notes(comparison: Comparison) -> list[str]:
     return [
         "agree: equivalence is shown and no point lies beyond the margin; disagree: equality is rejected (Holm over "
         "the average, the points and the covariance) and equivalence is not shown, or something lies beyond the margin",
-        f"law of the average: {equality.method}; the interval of the equivalence row has level "
+        f"law of the average: {equality.method}; levels hold for Gaussian students unless it says otherwise; "
+        "the interval of the equivalence row has level "
         f"{2 * comparison.confidence_level - 1:.0%}",
         *comparison.notes,
     ]

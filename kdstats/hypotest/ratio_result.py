@@ -10,7 +10,11 @@ import numpy as np
 from kdstats.hypotest.ratio_law import ConfidenceInterval
 from kdstats.problem.validation import as_probability
 
-__all__ = ["RatioResult", "tail"]
+__all__ = ["AT_LEAST", "EXACT", "RatioResult", "tail"]
+
+#: Levels of tests and coverage of intervals, in words.
+EXACT = "5% (interval 95%) for Gaussian students"
+AT_LEAST = "at most 5% (interval at least 95%) for Gaussian students"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +35,9 @@ class RatioResult:
         Independent points that the points amount to for each strategy; NaN where the method needs none.
     method : str
         Law of the statistic, in words.
+    coverage : str
+        Under which law of students p-value and interval hold their level, whether about or at least, and what was
+        measured where that is known to fall short.
     unreliable : str
         Why neither p-value nor interval decides anything, and what to do instead; empty where nothing is known against
         them.
@@ -48,6 +55,7 @@ class RatioResult:
     n_students: tuple[int, int]
     paired: bool
     method: str
+    coverage: str
     _interval: Callable[[float], ConfidenceInterval] = field(repr=False)
     effective_rank_other: float = np.nan
     unreliable: str = ""
@@ -67,6 +75,7 @@ class RatioResult:
                 f"ratio of {self.component} variances: {self.statistic:.4g}, 95% interval [{low:.4g}, {high:.4g}]",
                 f"p = {self.pvalue:.4g} of a ratio of {self.null_ratio:g} ({self.alternative}); {self.method}",
                 f"{sizes} students{pairs}",
+                f"level: {self.coverage}",
                 *marked,
             ]
         )

@@ -17,6 +17,7 @@ from kdstats.components.estimation import estimate_components
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import UnsupportedProblemError
 from kdstats.observation.assembly import DIMS, as_replicates
+from kdstats.observation.class_copies import refuse_copied_classes
 from kdstats.problem.categorical import DirichletStudent, TabularStudent
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_count
@@ -66,6 +67,8 @@ def observe(
     ------
     UnsupportedProblemError
         For other students.
+    DuplicateStudentsError
+        If more students are equal than equal labels explain.
 
     Examples
     --------
@@ -125,7 +128,9 @@ def assemble_classes(
     """Estimate the components of students that give every class a probability, shape (S, m, C).
 
     A student's own variance at a class of probability p is p(1-p); with ``n_replicates``, classes are drawn instead.
+    Copies are refused.
     """
+    refuse_copied_classes(probabilities, problem)
     is_quiet = "student_output" not in problem.design.sources
     outputs = probabilities[:, None]
     known: FloatArray | None = np.zeros_like(probabilities)

@@ -132,7 +132,9 @@ def decompose_classes(
     if kind == "labels":
         names, rows = _labels(frame, keys, label, classes, omit=omit)
     else:
-        rows, names = output_values(frame, keys, _class_columns(frame, keys, classes), omit=omit)
+        columns = _class_columns(frame, keys, classes)
+        _refuse_labels(frame, columns, label)
+        rows, names = output_values(frame, keys, columns, omit=omit)
         rows = _probabilities(rows, names, sum_tolerance)
     kept = np.asarray(rows >= 0 if rows.ndim == 1 else ~np.isnan(rows).any(axis=1))
     if not kept.any():
@@ -196,6 +198,14 @@ def _class_columns(frame: pd.DataFrame, keys: list[str], classes: Any) -> list[A
     if not columns:
         raise invalid("classes", "be at least 2 columns of probabilities", "none", DataError)
     return columns
+
+
+def _refuse_labels(frame: pd.DataFrame, columns: list[Any], label: str) -> None:
+    """Say what to do about text where there are no other columns, or in the column of labels."""
+    column = label if label in columns else columns[0] if len(columns) == 1 else None
+    if column in frame.columns and any(isinstance(value, str) for value in frame[column]):
+        rule = "hold probabilities (kind='labels' reads sampled classes, from the column that label=... names)"
+        raise invalid(f"table[{column!r}]", rule, repr(frame[column].iloc[0]), DataError)
 
 
 def _probabilities(rows: FloatArray, columns: list[Any], tolerance: float) -> FloatArray:

@@ -67,6 +67,8 @@ def observe(
     ObservationError
         If the labels of a student have no finite fit (complete separation without a penalty, or a class that no
         label gives); the message names the student.
+    DuplicateStudentsError
+        If more students are equal than equal labels explain.
     """
     started = time.perf_counter()
     if not isinstance(problem.student, SoftmaxStudent):

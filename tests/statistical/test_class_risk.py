@@ -67,7 +67,7 @@ STUDENTS = {
 }
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", ["regression", pytest.param("network", marks=pytest.mark.slow)])
 def test_law_of_students_risks_against_students(name):
     asked = problem(STUDENTS[name])
     seeds = kd.Seeds(**(dict.fromkeys(kd.Seeds.__dataclass_fields__, 1) | {"teacher_output": 2}))

@@ -92,6 +92,7 @@ POPULATIONS = {
     "noise shared across inputs": Population(budget=500, prompt=8, rho=0.1, shared=0.2, p=2),
     "dear responses": Population(budget=800, prompt=1, response=8, p=2, misfit=1.0, noise=1.0),
 }
+LONG = ("ridge, rows kept", "misfit and correlation")
 ONE_FEATURE = {
     "tiny budget, one feature": Population(budget=75, prompt=10, p=1),
     "tiny budget, five inputs at most": Population(budget=61, prompt=10, p=1, rho=0.05),
@@ -146,7 +147,9 @@ def regret(population, values, result):
     return ratio - 1.0, error
 
 
-@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in POPULATIONS]
+)
 def test_within_two_percent_of_the_best_design(name):
     population = POPULATIONS[name]
     result = population.plan()

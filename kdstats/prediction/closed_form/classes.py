@@ -16,8 +16,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import digamma, entr, xlogy
 
+from kdstats.components.class_parts import COMPONENTS, DIMS
 from kdstats.components.class_prediction import ClassPrediction
-from kdstats.components.classes import COMPONENTS, DIMS, UNITS
+from kdstats.components.classes import UNITS
 from kdstats.components.provenance import versions
 from kdstats.components.result import label_array
 from kdstats.errors import UnsupportedProblemError, invalid

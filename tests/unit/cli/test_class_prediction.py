@@ -85,7 +85,7 @@ def test_json(table):
 BAD = [
     (("-k", "two"), "`--n-responses` must be whole numbers"),
     (("-k", "2,2"), "`--n-responses` must be unique"),
-    (("-k", "0"), "`n_responses` must be at least 1; got 0"),
+    (("-k", "0"), "`--n-responses` must be at least 1; got 0"),
     (("--pseudo-count", "1", "--prior-count", "1"), "`--prior-count` must be left out with --pseudo-count"),
     (("--classes", "q_*"), "`--classes` must fit some of the columns"),
     (("--classes", "p_yes,p_no"), "`probabilities` must sum to 1 in every row"),

@@ -91,12 +91,12 @@ def test_what_is_not_identified_is_null(labels):
     ("flags", "words"),
     [
         ((), "that sum to 1 within 1e-06"),
-        (("--classes", "q_*"), "`classes` must match one of the columns"),
-        (("--kind", "scores"), "`kind` must be one of probabilities, labels"),
+        (("--classes", "q_*"), "`--classes` must match one of the columns"),
+        (("--kind", "scores"), "`--kind` must be one of probabilities, labels"),
         (("--kind", "labels"), "must have a column 'label'"),
         (("--classes", "p_*", "--student", "model"), "must have a column 'model'"),
         (("--classes", "p_*", "--replicate", "pass"), "must have a column 'pass'"),
-        (("--classes", "p_*", "--unit", "dits"), "`unit` must be one of nats, bits"),
+        (("--classes", "p_*", "--unit", "dits"), "`--unit` must be one of nats, bits"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(probabilities, flags, words):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import kdstats as kd
 from kdstats.cli import main
 
 STUDY = """
@@ -213,14 +214,17 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, text, words):
         (["predict"], "`STUDY` must be given"),
         (["predict", "none.toml"], "No such file"),
         (["compare", "none.nc", "none.nc"], "none.nc"),
-        (["observe", "study.toml", "--engine", "quantum"], "`engine` must be one of"),
+        (["observe", "study.toml", "--engine", "quantum"], "`--engine` must be one of"),
         (["predict", "study.toml", "--n-students", "50"], "without --engine monte_carlo"),
         (["predict", "study.toml", "-k", "3"], "`--n-responses` must go with --csv"),
         (["predict", "study.toml", "--out", "study.toml"], "must be a folder that can be written"),
         (["decompose", "none.csv"], "No such file"),
         (["decompose", "none.csv", "--method", "reml"], "`--method` must go with --sources; got reml"),
         (["decompose", "none.csv", "--interactions", "1"], "`--interactions` must go with --sources; got 1"),
-        (["predict", "study.toml", "--engine", "monte_carlo", "--n-students", "0"], "`n_students` must be at least 2"),
+        (
+            ["predict", "study.toml", "--engine", "monte_carlo", "--n-students", "0"],
+            "`--n-students` must be at least 2",
+        ),
         (["predict", "--nonsense"], "No such option"),
         (["predict", "--csv", "x.csv", "-k", "2.5"], "Invalid value for '--n-responses'"),
         (["nonsense"], "No such command"),
@@ -367,10 +371,10 @@ def test_plan_prints_a_sentence_or_json_and_writes_both_files(study, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--budget", 3, "--response-cost", 1), "`budget` must be at least"),
+        (("--budget", 3, "--response-cost", 1), "`--budget` must be at least"),
         (("--budget", 900), "Missing option '--response-cost'"),
-        (("--response-cost", 1), "`budget` must be given"),
-        (("--budget", 900, "--response-cost", 1, "--pilot", 1), "`pilot` must be at least 2"),
+        (("--response-cost", 1), "`--budget` must be given"),
+        (("--budget", 900, "--response-cost", 1, "--pilot", 1), "`--pilot` must be at least 2"),
         (("--budget", 900, "--response-cost", 1, "--target", "y"), "`--target` must go with --csv"),
     ],
 )
@@ -381,3 +385,73 @@ def test_a_plan_that_cannot_be_is_one_line(study, flags, message):
     assert "Traceback" not in finished.stderr
     assert finished.stderr.count("\n") <= 2  # "planning ..." and the error
     assert not finished.stdout
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Twenty skewed students, three outputs each."""
+    rng = np.random.default_rng(3)
+    path = tmp_path / "predictions.csv"
+    own = 4.0 * rng.exponential(size=20)
+    rows = [(s, r, 0, own[s] + rng.normal()) for s in range(20) for r in range(3)]
+    pd.DataFrame(rows, columns=["student", "replicate", "point", "value"]).to_csv(path, index=False)
+    return path
+
+
+def test_intervals_of_any_law_and_what_each_promises(predictions):
+    gaussian, anyway = (
+        json.loads(run("decompose", predictions, "--json", *flags).stdout) for flags in ((), ("--students", "any"))
+    )
+    upper = [found["average"]["inter_student"]["upper"] for found in (gaussian, anyway)]
+    assert upper[1] > 1.2 * upper[0]
+    assert "Gaussian students and their outputs" in gaussian["interval_coverage"]
+    assert "students of any law" in anyway["interval_coverage"]
+    expected = kd.decompose(pd.read_csv(predictions)).average().interval(students="any")["inter_student"]
+    assert upper[1] == pytest.approx(float(expected.sel(ci_bound="upper").item()))
+    page = run("decompose", predictions, "--students", "any").stdout
+    assert "students of any law" in " ".join(page.split())
+    assert "--students any" in " ".join(run("decompose", predictions).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["decompose", "{table}", "--nan-policy", "drop"], "`--nan-policy` must be one of raise, omit; got 'drop'"),
+        (["decompose", "{table}", "--students", "some"], "`--students` must be one of gaussian, any; got 'some'"),
+        (["decompose", "{table}", "--students", "any", "--sources", "student"], "`--students` must be left out with"),
+        (["decompose", "{table}", "--student", "who"], "must have a column 'who'"),
+        (["decompose", "{holes}"], "(or --nan-policy omit, which leaves NaN out)"),
+        (
+            ["decompose-classes", "{labels}"],
+            "(--kind labels reads sampled classes, from the column that --label names)",
+        ),
+        (["plan", "{study}", "--response-cost", "1", "--goal", "-1"], "`--goal` must be greater than 0; got -1.0"),
+        (["plan", "{study}", "--response-cost", "1"], "or `--goal` or a requirement on students in its place"),
+        (["observe", "{study}", "--n-students", "1"], "`--n-students`: input should be greater than or equal to 2"),
+    ],
+)
+def test_errors_name_flags(arguments, said, predictions, study, tmp_path):
+    holes, labels = tmp_path / "holes.csv", tmp_path / "labels.csv"
+    table = pd.read_csv(predictions)
+    table.assign(value=table["value"].where(table.index > 0)).to_csv(holes, index=False)
+    table.assign(value=np.where(table["value"] > 4, "yes", "no")).rename(columns={"value": "label"}).to_csv(
+        labels, index=False
+    )
+    places = {"table": predictions, "holes": holes, "labels": labels, "study": study}
+    result = run(*(argument.format(**places) for argument in arguments))
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "=..." not in result.stderr
+
+
+def test_the_keys_of_a_study_file_keep_their_names(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.replace("n_students = 80", "n_students = 1"))
+    assert "`run.n_students`" in run("observe", path).stderr
+
+
+@pytest.mark.parametrize("verb", ["predict", "observe", "plan"])
+def test_commands_of_a_study_have_the_same_posing_options(verb):
+    page = run(verb, "--help").stdout
+    for name in ("csv", "target", "teacher-mean", "noise-variance", "features", "n-responses", "strategy", "penalty"):
+        assert f"--{name}" in page

@@ -71,9 +71,9 @@ def test_columns_that_are_not_there_need_not_be_named(table):
     [
         (("--sources", "teacher,data"), "must have a column 'data'"),
         (("--sources", ""), "must have a column ''"),
-        (("--sources", "teacher,init", "--method", "bayes"), "`method` must be one of anova, reml, ml"),
-        (("--sources", "teacher,init", "--interactions", 5), "`interactions` must be at most"),
-        (("--sources", "teacher,init", "--value", "price"), "`value` must be one of"),
+        (("--sources", "teacher,init", "--method", "bayes"), "`--method` must be one of anova, reml, ml"),
+        (("--sources", "teacher,init", "--interactions", 5), "`--interactions` must be at most"),
+        (("--sources", "teacher,init", "--value", "price"), "`--value` must be one of"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(table, flags, words):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.stats import binomtest, kurtosis, kurtosistest
+from scipy.stats import binomtest, kurtosis, kurtosistest, skew, skewtest
 
 from kdstats.components.estimation import estimate_components
-from kdstats.components.kurtosis import excess_kurtosis, excess_kurtosis_within
+from kdstats.components.kurtosis import excess_kurtosis, excess_kurtosis_within, skewness
 
 N_TABLES = 1000
 
@@ -72,3 +72,38 @@ def test_summary_points_to_intervals_for_any_law():
     assert "Student means have an excess kurtosis" in text
     assert "Own variances of students spread more" in text
     assert 'interval(students="any")' in text
+
+
+FACTORS = {
+    "one point": np.ones((1, 1)),
+    "40 points of rank 6": np.random.default_rng(7).normal(size=(40, 6)),
+    "10 independent": np.eye(10),
+    "5 near copies": np.c_[np.ones(5), 0.1 * np.eye(5)],
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("test", [excess_kurtosis, skewness])
+def test_level_and_power_at_correlated_points(test, name):
+    """At 2.5% with 30 students; a mean of scores taken for one standard normal score finds next to nothing."""
+    rng, factor, n = np.random.default_rng(8), FACTORS[name], 300
+    shape = (n, 30, factor.shape[1])
+    found = {}
+    for law, draws in (("gaussian", rng.normal(size=shape)), ("exponential", rng.exponential(size=shape))):
+        found[law] = sum(test(as_students(own @ factor.T)).pvalue < 0.025 for own in draws)
+    assert binomtest(found["gaussian"], n, 0.025, alternative="greater").pvalue > 0.01
+    assert found["exponential"] > n * (0.35 if test is excess_kurtosis else 0.7)
+
+
+def test_skewness_at_one_point_agrees_with_scipy():
+    values = np.random.default_rng(9).exponential(size=(40, 1))
+    ours, theirs = skewness(as_students(values)), skewtest(values[:, 0])
+    assert ours.pvalue == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert ours.size == pytest.approx(abs(skew(values[:, 0])), rel=1e-9)
+
+
+def test_many_points_are_sampled_evenly():
+    rng = np.random.default_rng(10)
+    values = rng.normal(size=(25, 6)) @ rng.normal(size=(6, 4000))
+    some = excess_kurtosis(as_students(values[:, ::4]))
+    assert excess_kurtosis(as_students(values)).pvalue == pytest.approx(some.pvalue, abs=0.05)

@@ -81,6 +81,17 @@ def test_refusals(make_observed):
 def test_few_students_mark_the_result_unreliable():
     with pytest.warns(ApproximationWarning, match="150 students of classes"):
         assert "UNRELIABLE" in str(kd.conservation_test({1: tabular(1, seed=1, n_students=150)}, total=GINI / 4))
-    values = np.random.default_rng(1).normal(size=(29, 2, 1))
-    with pytest.warns(ApproximationWarning, match="29 students in"):
+    values = np.random.default_rng(1).normal(size=(59, 2, 1))
+    with pytest.warns(ApproximationWarning, match="59 students in"):
         kd.conservation_test({"a": kd.estimate_components(values)}, total=1.0)
+
+
+def test_skewed_students_mark_the_result_until_there_are_many():
+    rng = np.random.default_rng(2)
+    values = 3.0 * rng.exponential(size=(200, 1, 1)) + rng.normal(size=(200, 2, 1))
+    shape = stats.norm.ppf((np.arange(100) + 0.5) / 100)[:, None, None]
+    few, many, gaussian = values[:100], values, 3.0 * shape + 0.1 * rng.normal(size=(100, 2, 1))
+    with pytest.warns(ApproximationWarning, match="the test holds its level from 200 of any law on"):
+        assert kd.conservation_test({"a": kd.estimate_components(few)}, total=10.0).unreliable
+    for held in (many, gaussian):
+        assert not kd.conservation_test({"a": kd.estimate_components(held)}, total=10.0).unreliable

@@ -3,10 +3,12 @@ import warnings
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import binomtest
 
 import kdstats as kd
 from kdstats.errors import ApproximationWarning, ComparisonError, DependentStudentsWarning, ProblemError
 from kdstats.hypotest.paired_ratio import paired_ratio
+from kdstats.hypotest.resampled_ratio import far_students
 from kdstats.hypotest.unpaired_ratio import independent_ratio
 
 
@@ -156,7 +158,8 @@ def test_students_of_one_seed_are_not_taken_for_independent(make_observed):
 def test_means_over_students_of_one_seed_are_not_taken_for_independent(make_observed, component):
     rng = np.random.default_rng(3)
     known = {"within": 1.0, "average_standard_error": {"intra_student": 0.1, "total": 0.1}}
-    a, b, other = (make_observed(rng.normal(size=(30, 1)), seed=seed, **known) for seed in (1, 1, 2))
+    gaussian = stats.norm.ppf((np.arange(60) + 0.5) / 60)[:, None]
+    a, b, other = (make_observed(rng.permutation(gaussian), seed=seed, **known) for seed in (1, 1, 2))
     with pytest.warns(DependentStudentsWarning, match="give each its own `rng`"):
         kd.ratio_test(a, b, component=component)
     with pytest.warns(DependentStudentsWarning, match="each strategy its own"):
@@ -264,3 +267,39 @@ def test_own_variances_of_few_and_many_students_are_not_compared(make_observed):
     a, b = (make_observed(np.random.default_rng(n).normal(size=(n, 1)), **known) for n in (5, 30))
     with pytest.raises(ComparisonError, match="about as many students"):
         kd.ratio_test(a, b, component="intra_student")
+
+
+@pytest.mark.parametrize(
+    ("options", "n_students", "n_points", "said"),
+    [
+        ({}, 30, 1, "5% (interval 95%) for Gaussian students"),
+        ({}, 30, 4, "at most 5% (interval at least 95%) for Gaussian students"),
+        ({"paired": True}, 30, 4, "at most 5% (interval at least 95%) for Gaussian students"),
+        ({"method": "kurtosis"}, 40, 1, "with 30 exponential students at one point .081 unpaired"),
+        ({"method": "bootstrap", "n_resamples": 99, "rng": 1}, 40, 1, ".096 (lognormal, paired) were measured"),
+        ({"method": "permutation", "n_resamples": 99, "rng": 1}, 40, 1, "for students of any law"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::kdstats.errors.ApproximationWarning")
+def test_every_summary_says_under_which_law_its_level_holds(make_observed, options, n_students, n_points, said):
+    rng = np.random.default_rng(4)
+    a, b = (make_observed(rng.normal(size=(n_students, n_points))) for _ in range(2))
+    result = kd.ratio_test(a, b, **options)
+    assert said in result.coverage
+    assert f"level: {result.coverage}" in result.summary()
+
+
+def test_the_measured_level_goes_with_few_students(make_observed):
+    rng = np.random.default_rng(6)
+    a, b = (make_observed(rng.normal(size=(60, 1))) for _ in range(2))
+    assert "measured" not in kd.ratio_test(a, b, method="kurtosis").coverage
+
+
+def test_skewed_students_at_correlated_points_mark_the_result():
+    """40 points of rank 6, 30 students: 150 pairs of strategies; most were left unmarked by a mean of point scores."""
+    rng, factor, marked = np.random.default_rng(5), np.random.default_rng(7).normal(size=(40, 6)), {}
+    for law, draw in (("normal", rng.standard_normal), ("exponential", rng.standard_exponential)):
+        pairs = [[draw((30, 6)) @ factor.T for _ in range(2)] for _ in range(150)]
+        marked[law] = sum(bool(far_students(*pair)) for pair in pairs)
+    assert marked["exponential"] > 150 * 0.9
+    assert binomtest(marked["normal"], 150, 0.05, alternative="greater").pvalue > 0.01

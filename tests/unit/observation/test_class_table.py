@@ -227,9 +227,12 @@ def test_a_student_with_one_label_counts_in_totals_alone():
 
 def test_warnings_name_components():
     with pytest.warns(ApproximationWarning, match="expected_entropy and mutual_information rest on 2 outputs"):
-        decompose_labels(label_table(LABELS[:, :, :2]))
+        few = decompose_labels(label_table(LABELS[:, :, :2]))
+    assert {"mutual_information", "expected_entropy"} <= set(few.attrs["unreliable"])
     with pytest.warns(ApproximationWarning, match="7 students: intervals of every component"):
-        decompose()
+        seven = decompose()
+    assert seven.attrs["unreliable"] == COMPONENTS
+    assert "UNRELIABLE: inter_student, " in " ".join(seven.summary().split())
     same = np.random.default_rng(0).integers(0, 3, (30, 1, 4))
     with pytest.warns(NegativeComponentWarning, match="inter_student is negative at 1 of 1 points"):
         answer = decompose_labels(label_table(same))

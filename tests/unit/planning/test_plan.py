@@ -65,7 +65,7 @@ def test_a_target_is_met_at_the_least_cost(share, prompt, rho):
     assert cheaper is None or cheaper.value > share
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(budget=st.integers(12, 90), more=st.integers(1, 40))
 def test_unequal_noise_spends_within_the_budget_and_gains_by_more(budget, more):
     small = kd.plan(UNEVEN, budget=budget, prompt_cost=2, response_cost=1)

@@ -82,7 +82,7 @@ positive = st.floats(1e-4, 1e4)
 @example([(1e-4, 0.0)], 2.0)  # the quantile is far smaller than the rounding of the offset
 @example([(0.0625, 0.0)], -1.0)  # everything lies below 0
 @example([(1.0, 0.0), (1.0, 0.0)], -2.2250738585072014e-308)  # an excess at the end of the number range
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_distribution_function_is_one(parts, offset):
     weights, shifts = np.array(parts).T
     form = QuadraticForm(weights, shifts, offset=offset)

@@ -157,15 +157,15 @@ def test_oracle_is_simulated_for_other_noise():
 
 def test_standard_errors_are_those_of_repeated_runs():
     base = problem(6, n=20, p=2)
-    runs = [kd.weighting_gains(base, n_students=400, rng=seed) for seed in range(120)]
+    runs = [kd.weighting_gains(base, n_students=400, rng=seed) for seed in range(60)]
     for name in ("split_shrunken", "inputs_per_input", "inputs_shrunken"):
         for metric in ("variance", "error"):
             values = np.array([getattr(run[name], metric) for run in runs])
             claimed = np.mean([getattr(run[name], f"{metric}_se") ** 2 for run in runs])
-            ratio = 119 * values.var(ddof=1) / claimed
-            assert 2 * min(stats.chi2.cdf(ratio, 119), stats.chi2.sf(ratio, 119)) > LEVEL, (name, metric)
+            ratio = 59 * values.var(ddof=1) / claimed
+            assert 2 * min(stats.chi2.cdf(ratio, 59), stats.chi2.sf(ratio, 59)) > LEVEL, (name, metric)
             for wrong in (1 / 3, 3.0):  # errors off by a factor of the root of three would be seen
-                assert min(stats.chi2.cdf(ratio / wrong, 119), stats.chi2.sf(ratio / wrong, 119)) < LEVEL
+                assert min(stats.chi2.cdf(ratio / wrong, 59), stats.chi2.sf(ratio / wrong, 59)) < LEVEL
 
 
 @pytest.mark.parametrize(
