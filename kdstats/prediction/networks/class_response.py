@@ -25,7 +25,7 @@ from kdstats.networks.architecture import Parameters, predict
 from kdstats.networks.tangents import LabelResponse, label_response
 from kdstats.networks.training import train_networks
 from kdstats.prediction.closed_form.softmax_law import probability_spread
-from kdstats.prediction.networks.response import check_covered, check_first_order
+from kdstats.prediction.networks.response import check_covered, check_first_order, check_precision
 from kdstats.prediction.networks.spread import (
     Spread,
     centred,
@@ -82,7 +82,8 @@ def class_components(
     Warns
     -----
     ApproximationWarning
-        With ``response="tangent"``, unless the check shows the true variance within a factor 1.25 of it.
+        With ``response="tangent"``, unless the check shows the true variance within a factor 1.1 of it; with
+        ``"finite"``, where the students are too few for equivalence at 1.25 with as many others.
     """
     started = time.perf_counter()
     check_covered(problem, classes=True)
@@ -100,6 +101,7 @@ def class_components(
         chosen = job.no_noise()
     elif response == "finite":
         chosen = job.finite()
+        check_precision(chosen.spread, n_students=n_students)
     else:
         chosen, real = job.tangent(n_pilots), job.finite()
         attrs = check_first_order(chosen.spread, real.spread, warn=True) | {"n_pilots": n_pilots}

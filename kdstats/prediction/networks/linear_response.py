@@ -53,7 +53,8 @@ def predict(
     Warns
     -----
     ApproximationWarning
-        With ``response="tangent"``, unless the check shows the true variance within a factor 1.25 of it.
+        With ``response="tangent"``, unless the check shows the true variance within a factor 1.1 of it (at the 5%
+        level); with ``"finite"``, where the students are too few for equivalence at 1.25 with as many others.
 
     Notes
     -----

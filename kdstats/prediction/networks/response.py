@@ -51,12 +51,14 @@ from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_array, as_choice, as_count
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["RESPONSES", "NetworkResponse", "check_covered", "check_first_order", "network_response"]
+__all__ = ["RESPONSES", "NetworkResponse", "check_covered", "check_first_order", "check_precision", "network_response"]
 
 FloatArray = NDArray[np.float64]
 
 RESPONSES = ("finite", "tangent")
-#: First order is called valid where the check shows the true variance within this factor of it.
+#: First order is called valid where the check shows the true variance within this factor of it, at the 5% level.
+TOLERANCE, Z_ONE_SIDED = 1.1, 1.645
+#: Equivalence at this margin must be decidable between two sets of students as large as that of a finite response.
 MARGIN, Z = 1.25, 1.96
 #: Memory that the tangents of one run may take, bytes.
 MEMORY_LIMIT = 2 * 2**30
@@ -126,8 +128,9 @@ class NetworkResponse:
             sources ``teacher_output``, ``student_output`` of the design.
         response : {"finite", "tangent"}, default "finite"
             ``"tangent"``: first order, checked against a few students trained with the real noise;
-            warns where the check does not show it within a factor 1.25. ``"finite"``: those students
-            themselves, with first order as control variate.
+            warns where the check does not show it within a factor 1.1. ``"finite"``: those students
+            themselves, with first order as control variate; warns where they are too few for
+            equivalence at margin 1.25 with as many others to be shown.
 
         Warns
         -----
@@ -143,6 +146,7 @@ class NetworkResponse:
             chosen = self._no_noise()
         elif response == "finite":
             chosen = self._finite(covariance)
+            check_precision(chosen, n_students=self.n_students)
             if not self.starts_vary:
                 attrs |= check_first_order(self._tangent(covariance), chosen, warn=False)
         else:
@@ -181,7 +185,8 @@ class NetworkResponse:
         Warns
         -----
         ApproximationWarning
-            Where the check of first order fails at an end of the grid.
+            Where the check of first order fails at an end of the grid, or where students at an amplitude are too few
+            (see :meth:`predict`).
         """
         started = time.perf_counter()
         as_choice("response", response, RESPONSES)
@@ -199,6 +204,7 @@ class NetworkResponse:
         else:
             curve = self._curve(cells, scale, n_amplitudes)
             attrs["amplitudes"] = curve.amplitudes.tolist()
+            check_precision(max(curve.spreads, key=lambda one: one.relative_error), n_students=self.n_students)
             spreads = [[curve.at(value) if value > 0.0 else self._no_noise() for value in row] for row in scale]
         stacked = _stack(spreads)
         intra = np.stack(
@@ -480,7 +486,7 @@ def check_first_order(first: Spread, finite: Spread, *, warn: bool) -> dict[str,
     """Compare first order with real students; warn unless they show it within the margin."""
     predicted, seen = float(first.inter.mean()), float(finite.inter.mean())
     if predicted <= 0.0 or seen <= 0.0:
-        ratio, low, high = np.inf if predicted <= 0.0 else 0.0, 0.0, np.inf
+        ratio, error, low, high = np.inf if predicted <= 0.0 else 0.0, np.inf, 0.0, np.inf
     else:
         assert finite.each is not None
         ratio = seen / predicted
@@ -490,15 +496,29 @@ def check_first_order(first: Spread, finite: Spread, *, warn: bool) -> dict[str,
     facts: dict[str, Any] = {"linear_ratio": ratio, "linear_ratio_interval": [float(low), float(high)]}
     if finite.linear_share is not None:
         facts["linear_share"] = finite.linear_share
-    facts["linear_valid"] = bool(low > 1.0 / MARGIN and high < MARGIN)
+    facts["linear_valid"] = bool(np.isfinite(error) and abs(np.log(ratio)) + Z_ONE_SIDED * error < np.log(TOLERANCE))
     if warn and not facts["linear_valid"]:
         warnings.warn(
-            f"first order is not shown to hold at this noise: students trained with it vary {ratio:.3g} "
-            f"({low:.3g} to {high:.3g}) times as much as predicted; use response='finite'",
+            f"first order is not shown to hold within {TOLERANCE - 1.0:.0%} at this noise: students trained with it "
+            f"vary {ratio:.3g} ({low:.3g} to {high:.3g}) times as much as predicted; use response='finite', or more "
+            "`n_students` for a sharper check",
             ApproximationWarning,
             stacklevel=3,
         )
     return facts
+
+
+def check_precision(finite: Spread, *, n_students: int) -> None:
+    """Warn where students at the amplitude of the noise know their variance badly: rare jumps, or too few students."""
+    error = finite.relative_error
+    if np.sqrt(2.0) * Z_ONE_SIDED * error > np.log(MARGIN):
+        factor = np.exp(min(Z * error, 700.0))
+        warnings.warn(
+            f"{n_students} students know the variance at this noise only within a factor {factor:.3g} (95%), too badly "
+            f"for equivalence at {MARGIN} with as many others: give more `n_students`",
+            ApproximationWarning,
+            stacklevel=3,
+        )
 
 
 def _check_memory(problem: DistillationProblem) -> None:

@@ -81,6 +81,14 @@ class Spread:
         """Standard error of the average of ``inter``."""
         return float(np.hypot(0.0 if self.each is None else error_of_mean(self.each), self.pilot_se))
 
+    @property
+    def relative_error(self) -> float:
+        """Standard error of the average of ``inter`` over that average; 0 where nothing varies."""
+        average = float(self.inter.mean())
+        if average <= 0.0:
+            return float("inf") if self.average_se > 0.0 else 0.0
+        return self.average_se / average
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Start:

@@ -85,6 +85,17 @@ def test_first_order_that_fails_warns():
         kd.predict(problem(student), rng=1, response="tangent", n_students=64)
 
 
+def test_first_order_off_by_more_than_a_tenth_warns_though_within_a_quarter():
+    """ReLU students of few answers: beyond 10%, and shown to be so, yet within the factor 1.25."""
+    student = kd.NetworkStudent(hidden=(32,), head="softmax", optimizer="sgd", learning_rate=0.5, epochs=150)
+    with pytest.warns(ApproximationWarning, match="not shown to hold within 10%.*use response='finite'"):
+        first = kd.predict(problem(student, n_responses=2), rng=1, response="tangent", n_students=128)
+    low, high = first.attrs["linear_ratio_interval"]
+    assert first.attrs["linear_ratio"] > 1.1
+    assert low > 1.0
+    assert high < 1.25
+
+
 def test_sources_add_up():
     found = kd.predict(problem(sources=(*ONE_START, "student_initialization"), n_responses=4), rng=1, n_students=64)
     parts = found.attrs["source_variances"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, norm
 
 import kdstats as kd
 from kdstats.errors import ApproximationWarning, PredictionError, ProblemError, UnsupportedProblemError
@@ -133,7 +134,8 @@ def test_first_order_is_exact_where_students_are_linear():
     assert error < 0.02 * value
     tangent = averages(kd.predict(make(), rng=9, n_students=32, response="tangent"))[0]
     assert abs(value - tangent) < Z * error
-    noisy = kd.predict(make(KINKED, noise=0.1), rng=9, n_students=32)
+    with pytest.warns(ApproximationWarning, match="32 students know the variance at this noise only within a factor 1"):
+        noisy = kd.predict(make(KINKED, noise=0.1), rng=9, n_students=32)
     assert averages(noisy)[1] > 0.02 * averages(noisy)[0]
 
 
@@ -200,6 +202,51 @@ def test_a_grid_warns_where_first_order_fails():
     assert [check["linear_valid"] for check in grid.attrs["checks"]] == [False, False]
 
 
+def spread(each, *, like=None, pilot_se=0.0):
+    """A spread at one point whose students add ``each`` to its average."""
+    inter = np.full((1, 1), each.mean() if like is None else like)
+    nothing = np.zeros(1)
+    return response.Spread(
+        inter=inter,
+        inter_se=np.zeros((1, 1)),
+        noise=inter,
+        each=None if like is not None else each,
+        pilot_se=pilot_se,
+        residual=nothing,
+        residual_se=nothing,
+        rank=1.0,
+    )
+
+
+@pytest.mark.parametrize("ratio", [1.1, 1 / 1.1], ids=["above", "below"])
+def test_a_failure_of_a_tenth_is_missed_one_time_in_twenty(ratio):
+    """256 students each, variance off by exactly 10%: at most 5% silent, and those of no error mostly are."""
+    generator = np.random.default_rng(20)
+    silent = {}
+    for truth in (ratio, 1.0):
+        each = truth * generator.gamma(8.0, 1 / 8.0, size=(2000, 256))
+        checks = (response.check_first_order(spread(row, like=1.0), spread(row), warn=False) for row in each)
+        silent[truth] = sum(check["linear_valid"] for check in checks)
+    assert binomtest(silent[ratio], 2000, 0.05, alternative="greater").pvalue > 1e-3
+    assert binomtest(silent[ratio], 2000, 0.02, alternative="less").pvalue > 1e-3
+    # The check knows the ratio to se = 1 / sqrt(8 * 256) = .022: silent if |z| < log(1.1) / se - 1.645.
+    expected = 1.0 - 2.0 * norm.sf(np.log(1.1) * np.sqrt(8.0 * 256.0) - 1.645)
+    assert abs(silent[1.0] / 2000 - expected) < 4.0 * np.sqrt(expected * (1.0 - expected) / 2000) + 0.01
+
+
+def test_students_who_know_their_variance_badly_say_so():
+    generator = np.random.default_rng(21)
+    with pytest.warns(ApproximationWarning, match=r"256 students know .* within a factor 1\.\d+ \(95%\), too badly"):
+        response.check_precision(spread(generator.lognormal(sigma=2.0, size=256)), n_students=256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        response.check_precision(spread(generator.gamma(8.0, size=256)), n_students=256)
+        response.check_precision(spread(np.zeros(256)), n_students=256)
+    with pytest.warns(ApproximationWarning, match="give more `n_students`"):
+        network_response(make(KINKED), n_students=8, rng=1).grid(noise_variance=[0.1, 0.2], n_amplitudes=2)
+
+
+@pytest.mark.filterwarnings("ignore:16 students know:kdstats.errors.ApproximationWarning")
 def test_seeds_and_threads():
     asked = make(KINKED, noise=0.01, sources=("teacher_output", "student_initialization"))
     one, same, other = (kd.predict(asked, n_students=16, rng=seed, n_workers=w) for seed, w in ((1, 1), (1, 2), (2, 1)))
@@ -208,7 +255,7 @@ def test_seeds_and_threads():
 
 
 def test_the_response_is_saved_and_summarised(tmp_path):
-    answer = kd.predict(make(KINKED, noise=0.01), n_students=32, rng=1)
+    answer = kd.predict(make(KINKED, noise=0.01), n_students=96, rng=1)
     answer.to_netcdf(tmp_path / "predicted.nc")
     again = kd.VarianceComponents.from_netcdf(tmp_path / "predicted.nc")
     assert again.attrs["linear_ratio"] == answer.attrs["linear_ratio"]
