@@ -1,7 +1,7 @@
 """The network experiments of Cui & Pei (2026), arXiv 2601.18909, predicted where a theory claims them.
 
-    python examples/paper_network_experiments.py                  # 200 students a cell
-    python examples/paper_network_experiments.py --scale 5        # 1,000 (50: the published 10,000)
+    python examples/paper_network_experiments.py                  # 100 students a cell
+    python examples/paper_network_experiments.py --scale 10       # 1,000 (100: the published 10,000)
     python examples/paper_network_experiments.py --only entropy   # or noise, initialization, bootstrap, averaging
     python examples/paper_network_experiments.py --quick          # a smoke test
 
@@ -18,7 +18,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 import kdstats as kd
+from kdstats.networks.architecture import architecture_of, initial_parameters, perturbed_parameters
+from kdstats.networks.training import train_networks
 from kdstats.plots.style import BLUE, GREEN, INK, MUTED, VERMILLION, head, house_style, new_figure, settle
 from kdstats.study import load_dataset
 
@@ -50,10 +52,11 @@ Say = Callable[[str], None]
 class Scale:
     """How much is run."""
 
-    n_students: int = 200
-    n_teachers: int = 6
-    students_per_teacher: int = 4
-    mnist_rows: int = 600
+    n_students: int = 100
+    n_teachers: int = 5
+    students_per_teacher: int = 3
+    parameter_students: int = 32
+    mnist_rows: int = 300
     noise: tuple[float, ...] = NOISE
     corrected_noise: tuple[float, ...] = CORRECTED_NOISE
     responses: tuple[int, ...] = RESPONSES
@@ -65,7 +68,7 @@ class Scale:
 QUICK = Scale(
     n_students=60,
     n_teachers=4,
-    students_per_teacher=3,
+    parameter_students=16,
     noise=(0.0, 0.5, 2.0),
     corrected_noise=(0.5,),
     responses=(1, 5, 20),
@@ -261,7 +264,10 @@ def teacher_noise(boston: Boston, scale: Scale, say: Say) -> Findings:
 
 
 def initialization(boston: Boston, scale: Scale, say: Say) -> Findings:
-    """Multiply one common start by factors 1 + s N(0, 1), s from 0 to .4; beside it, starts drawn anew."""
+    """Multiply one common start by factors 1 + s N(0, 1), s from 0 to .4; beside it, starts drawn anew.
+
+    Beside the variance of outputs stands that of parameters between students, before and after training.
+    """
     found = Findings()
     student = kd.NetworkStudent(hidden=(128,), weight_variance=2.0, epochs=300)
     say("starts drawn anew")
@@ -273,6 +279,7 @@ def initialization(boston: Boston, scale: Scale, say: Say) -> Findings:
         seen = kd.observe(problem, n_students=scale.n_students, rng=stream("perturbed", spread))
         found.points.append(variance_point("perturbed", {"s": spread}, seen))
         found.points += error_points("perturbed", {"s": spread}, seen, boston.y_test)
+        found.points += parameter_points(boston, problem.student, spread, scale.parameter_students)
     found.points.append(redrawn)
     series = found.series("perturbed")
     logs = np.log([[p.at["s"], p.measured] for p in series])
@@ -280,13 +287,49 @@ def initialization(boston: Boston, scale: Scale, say: Say) -> Findings:
     found.facts["slope"] = slope
     found.figures["initialization"] = draw_initialization(found, redrawn)
     first, last = series[0], series[-1]
+    size, grown = (found.series("mean square of the first weights", s=s)[0] for s in (first.at["s"], last.at["s"]))
+    start, end = found.series("parameters, start"), found.series("parameters, end")
     found.text = [
+        f"The mean square of the first weights, {size.predicted / (1.0 + first.at['s'] ** 2):.4f}, becomes "
+        f"{told(grown)} perturbed by s = {last.at['s']:g}, where it is multiplied by 1 + s² on average "
+        f"({grown.predicted:.4f}). Between students parameters vary by {told(start[-1])} at the start (s² times the "
+        f"mean square: {start[-1].predicted:.4f}) and by {told(end[-1])} after training; for s = {first.at['s']:g} by "
+        f"{told(start[0])} ({start[0].predicted:.4f}) and {told(end[0])}.",
         f"Perturbed by s = {first.at['s']:g} students vary by {told(first)}, by s = {last.at['s']:g} by {told(last)}; "
         f"with starts drawn anew by {told(redrawn)}. The log-log slope on s is {slope:.2f}, where a smooth response to "
         "small perturbations has 2. No theory of kdstats claims Adam from a perturbed start, so there is no predicted "
         "curve. At s = 0 every student is the same one, to the bit.",
     ]
     return found
+
+
+def parameter_points(boston: Boston, student: Any, spread: float, n: int) -> list[Point]:
+    """Return how n students' parameters vary after the perturbation and after training, averaged over parameters."""
+    architecture = architecture_of(student, n_features=boston.X_train.shape[1], n_outputs=1)
+    draw = lambda *path: np.random.default_rng(stream("parameters", *path))  # noqa: E731
+    common = initial_parameters(architecture, draw("common"), n_students=1)
+    first = perturbed_parameters(common, draw(spread), n_students=n, perturbation_sd=spread)
+    labels = np.broadcast_to(boston.y_train[:, None], (n, len(boston.y_train), 1))
+    last = train_networks(boston.X_train, labels, student=student, initial=first).parameters
+    weights, before, after = (flat(layers) for layers in (common, first, last))
+    size, at = float((weights**2).mean()), {"s": spread}
+    mean_square = mean_point("mean square of the first weights", (before**2).mean(axis=1))
+    return [
+        replace(mean_square, at=at, predicted=size * (1.0 + spread**2), predicted_error=0.0),
+        replace(spread_point("parameters, start", before), at=at, predicted=size * spread**2, predicted_error=0.0),
+        replace(spread_point("parameters, end", after), at=at),
+    ]
+
+
+def flat(layers: Sequence[NDArray[np.float32]]) -> FloatArray:
+    """Return all parameters of each student in one row."""
+    return np.concatenate([np.asarray(layer, dtype=float).reshape(len(layer), -1) for layer in layers], axis=1)
+
+
+def spread_point(quantity: str, values: FloatArray) -> Point:
+    """Return the variance between rows, averaged over columns."""
+    n = len(values)
+    return mean_point(quantity, n / (n - 1) * ((values - values.mean(axis=0)) ** 2).mean(axis=1))
 
 
 # -------------------------------------------------------------------------------------- 3. bootstrap fractions
@@ -540,8 +583,8 @@ def draw_noise(found: Findings) -> Figure:
 @house_style()
 def draw_initialization(found: Findings, redrawn: Point) -> Figure:
     """Draw variance against the size of the perturbation."""
-    figure = new_figure(width=7.4, height=4.6)
-    axes = figure.subplots()
+    figure = new_figure(width=9.0, height=4.8)
+    axes, inside = figure.subplots(1, 2)
     points = found.series("perturbed")
     draw_measured(axes, points, "s", colour=VERMILLION, marker="o")
     axes.axhspan(redrawn.lower, redrawn.upper, color=BLUE, alpha=0.2, lw=0)
@@ -553,15 +596,26 @@ def draw_initialization(found: Findings, redrawn: Point) -> Figure:
         xlabel="Perturbation s of W(1 + s N(0, 1))",
         ylabel="Inter-student variance [Var(y)]",
     )
-    axes.set_xticks(x, [f"{value:g}" for value in x])
-    axes.minorticks_off()
+    looks = {"start": (INK, "D"), "end": (GREEN, "^")}
+    for when, (colour, marker) in looks.items():
+        draw_measured(inside, found.series(f"parameters, {when}"), "s", colour=colour, marker=marker)
+    inside.plot(x, [p.predicted for p in found.series("parameters, start")], color=INK, lw=1.0)
+    inside.set(xscale="log", yscale="log", xlabel="Perturbation s", ylabel="Variance of a parameter between students")
+    for panel in (axes, inside):
+        panel.set_xticks(x, [f"{value:g}" for value in x])
+        panel.minorticks_off()
     handles = [
-        handle("observed, 95% interval", colour=VERMILLION, marker="o"),
+        handle("outputs, 95% interval", colour=VERMILLION, marker="o"),
         Line2D([], [], color=BLUE, alpha=0.4, lw=6, label="starts drawn anew, 95% interval"),
         Line2D([], [], color=MUTED, ls=":", label="s² through the first point"),
+        handle("first weights; line: s² times their mean square", colour=INK, marker="D"),
+        handle("trained parameters", colour=GREEN, marker="^"),
     ]
-    head(figure, "Students from perturbed first weights", handles, columns=2)
-    figure.set_label("Inter-student variance against the perturbation of the first weights, beside starts drawn anew.")
+    head(figure, "Students from perturbed first weights", handles, columns=3)
+    figure.set_label(
+        "Inter-student variance against the perturbation of the first weights, beside starts drawn anew; variance of "
+        "parameters between students at the start and after training."
+    )
     return settle(figure)
 
 
@@ -681,7 +735,7 @@ def write(found: Mapping[str, Findings], scale: Scale, out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="60 students and few cells")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many students (5 for 1,000 a cell)")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many students (10 for 1,000 a cell)")
     parser.add_argument("--mnist-rows", type=int, default=Scale.mnist_rows, help="MNIST rows to train on, up to 4000")
     parser.add_argument("--only", choices=list(EXPERIMENTS), nargs="+", default=list(EXPERIMENTS))
     parser.add_argument("--out", type=Path, default=Path("out/paper_networks"), help="folder for the results")

@@ -15,7 +15,7 @@ OPTIONS = {
     "linear": {"n_students": 40},
     "networks": {"n_students": 24},
     "conjugate": {"n_students": 300},
-    "linear_response": {"n_students": 24},
+    "linear_response": {"n_students": 256},
 }
 #: Engines whose answer does not depend on a seed.
 SEEDLESS = ("closed_form", "wide_network")

@@ -25,7 +25,7 @@ from kdstats.networks.architecture import Parameters, predict
 from kdstats.networks.tangents import LabelResponse, label_response
 from kdstats.networks.training import train_networks
 from kdstats.prediction.closed_form.softmax_law import probability_spread
-from kdstats.prediction.networks.response import check_covered, check_first_order, check_precision
+from kdstats.prediction.networks.response import check_covered, check_first_order, check_memory, check_precision
 from kdstats.prediction.networks.spread import (
     Spread,
     centred,
@@ -78,6 +78,11 @@ def class_components(
         ``exactness`` "approximate"; outputs are the classes. Attributes as for other networks
         (:func:`kdstats.prediction.networks.linear_response.predict`). To first order ``intra_student`` is the mean of
         p(1-p) of noise-free students less the label part, which leaves out what label noise does to a mean.
+
+    Raises
+    ------
+    PredictionError
+        With ``response="tangent"``, if the derivatives along the label sets would take too much memory.
 
     Warns
     -----
@@ -223,6 +228,7 @@ class _Job:
 
     def pilots(self, n_pilots: int) -> list[LabelResponse]:
         """Differentiate the first runs along the label sets."""
+        check_memory(self.problem, n_directions=self.n_students)
         student, _ = network_of(self.problem)
         X, p = self.problem.teacher.X, self.problem.categorical_teacher.probabilities
         assert X is not None

@@ -51,7 +51,15 @@ from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_array, as_choice, as_count
 from kdstats.streams import Seeds, as_seeds
 
-__all__ = ["RESPONSES", "NetworkResponse", "check_covered", "check_first_order", "check_precision", "network_response"]
+__all__ = [
+    "RESPONSES",
+    "NetworkResponse",
+    "check_covered",
+    "check_first_order",
+    "check_memory",
+    "check_precision",
+    "network_response",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -89,7 +97,8 @@ class NetworkResponse:
     @cached_property
     def pilots(self) -> tuple[Pilot, ...]:
         """Noise-free students with the derivatives of their outputs."""
-        _check_memory(self.problem)
+        teacher = self.problem.gaussian_teacher
+        check_memory(self.problem, n_directions=teacher.n_inputs * teacher.n_outputs)
         with one_blas_thread(when=self.problem.gaussian_teacher.n_inputs <= SMALL):
             starts = [tuple(layer[i : i + 1] for layer in self._starts) for i in range(self.n_pilots)]
             return tuple(run_pilot(self.problem, start) for start in starts)
@@ -521,18 +530,19 @@ def check_precision(finite: Spread, *, n_students: int) -> None:
         )
 
 
-def _check_memory(problem: DistillationProblem) -> None:
-    teacher, student = problem.gaussian_teacher, problem.student
+def check_memory(problem: DistillationProblem, *, n_directions: int) -> None:
+    """Refuse derivatives along so many directions of the labels that they would not fit, before any work."""
+    teacher, student = problem.teacher, problem.student
     assert isinstance(student, NetworkStudent)
     n, q, m = teacher.n_inputs, teacher.n_outputs, problem.n_points
     widths = (teacher.n_features, *student.hidden, q)
     size = sum((before + 1) * after for before, after in itertools.pairwise(widths))
-    needed = 4 * n * q * size * 4 + 8 * (n + m) * q * n * q * 3
+    needed = n_directions * (4 * size * 4 + 8 * (n + m) * q * 3)
     if needed > MEMORY_LIMIT:
         raise PredictionError(
-            f"derivatives of {size} parameters by {n * q} labels would take {needed / 2**30:.1f} GiB, more than "
-            f"{MEMORY_LIMIT / 2**30:.0f} GiB: take fewer inputs or a narrower network, or train students with "
-            "kdstats.observe"
+            f"derivatives of {size} parameters along {n_directions} directions of the labels would take "
+            f"{needed / 2**30:.1f} GiB, more than {MEMORY_LIMIT / 2**30:.0f} GiB: take fewer inputs or a narrower "
+            "network, or train students with kdstats.observe"
         )
 
 

@@ -287,5 +287,7 @@ def test_what_is_not_covered_is_refused(monkeypatch):
     with pytest.raises(ProblemError, match="`noise_variance` must be at least 0; got -1"):
         found.grid(noise_variance=[-1.0])
     monkeypatch.setattr(response, "MEMORY_LIMIT", 1000)
-    with pytest.raises(PredictionError, match=r"derivatives of 41 parameters by 40 labels would take .* GiB"):
+    with pytest.raises(
+        PredictionError, match=r"derivatives of 41 parameters along 40 directions of the labels would take .* GiB"
+    ):
         network_response(make(), n_students=8).predict(response="tangent")

@@ -334,11 +334,11 @@ observe = ["networks"]
 def test_network_students_are_predicted_by_either_theory(tmp_path):
     study = tmp_path / "network.toml"
     study.write_text(NETWORK)
-    default = json.loads(run("predict", study, "--n-students", 8, "--json").stdout)
+    default = json.loads(run("predict", study, "--n-students", 64, "--json").stdout)
     assert default["attrs"]["engine"] == "linear_response"
-    assert json.loads(run("predict", study, "--n-students", 8, "--json").stdout)["average"] == default["average"]
+    assert json.loads(run("predict", study, "--n-students", 64, "--json").stdout)["average"] == default["average"]
     assert (
-        json.loads(run("predict", study, "--n-students", 8, "--seed", 9, "--json").stdout)["average"]
+        json.loads(run("predict", study, "--n-students", 64, "--seed", 9, "--json").stdout)["average"]
         != default["average"]
     )
     with warnings.catch_warnings():

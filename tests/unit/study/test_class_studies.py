@@ -49,7 +49,7 @@ def test_a_study_predicts_trains_and_compares():
 def test_networks_of_classes_are_studied_too():
     student = {"kind": "network", "head": "softmax", "hidden": [4], "epochs": 20, "activation": "tanh"}
     problem = changed(student=student).setting().problem
-    assert kd.predict(problem, rng=1, n_students=16).estimate.sizes["output"] == 3
+    assert kd.predict(problem, rng=1, n_students=128).estimate.sizes["output"] == 3
 
 
 def test_commands_on_a_study_of_classes(tmp_path, monkeypatch):
