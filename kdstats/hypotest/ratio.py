@@ -118,8 +118,8 @@ def ratio_test(
     outputs were sampled, Welch's t where own variances are known; the total is recovered from the intervals of its two
     mean squares and has at most the nominal level too.
 
-    Gaussian students are assumed by ``"normal"``: from 20 students on (5 for the outputs of each), an excess kurtosis
-    found at the 5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer than 500
+    Gaussian students are assumed by ``"normal"``: from 20 students on (5 for the outputs of each), excess kurtosis
+    or skewness found at the 5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer than 500
     students; "permutation" held its level with 40 exponential students. With fewer, no test of skewed students holds.
 
     Students of kdstats are paired by position where both strategies draw the same number of responses from the same
