@@ -119,8 +119,9 @@ def ratio_test(
     mean squares and has at most the nominal level too.
 
     Gaussian students are assumed by ``"normal"``: from 20 students on (5 for the outputs of each), excess kurtosis
-    or skewness found at the 5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer than 500
-    students; "permutation" held its level with 40 exponential students. With fewer, no test of skewed students holds.
+    or skewness found at the 5% level marks the result unreliable. It also marks "kurtosis" and "bootstrap" with fewer
+    than 500 students; "permutation" held its level with 40 exponential students. With fewer, no test of skewed
+    students holds.
 
     Students of kdstats are paired by position where both strategies draw the same number of responses from the same
     seed. With different numbers of responses one seed does not pair them: give each strategy its own.
