@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from kdstats.errors import PredictionError, UnsupportedProblemError, invalid
+from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.prediction.bayes.libraries import az, pm
 from kdstats.prediction.bayes.methods import NUTS
 from kdstats.prediction.bayes.models import stack_of
@@ -37,8 +37,10 @@ from kdstats.streams import as_seeds
 
 __all__ = ["SimulationCalibration", "simulation_calibration"]
 
-#: How many values a rank may have, the most that the effective sample sizes allow: one more than draws that are kept.
-N_RANKS = (100, 50, 20, 10, 5)
+#: Draws that are kept of a simulation, the most that its smallest effective sample size allows.
+KEPT = (99, 49, 19, 9, 4, 1)
+#: Values of a rank.
+N_RANKS = KEPT[0] + 1
 #: Level of the whole test.
 LEVEL = 0.01
 #: The quantity beside the parameters.
@@ -52,18 +54,17 @@ class SimulationCalibration:
     Attributes
     ----------
     ranks : mapping
-        Quantity to (S, ...) ranks, 0 to ``n_ranks - 1``.
+        Quantity to (S, ...) ranks, 0 to 99. Of a simulation with fewer kept draws, ranks are spread out at random
+        over the values that they stand for, which keeps them uniform.
     pvalues : mapping
         Quantity to the exact p-values (...) of uniformity.
-    band : (2, n_ranks - 1) ndarray
+    band : (2, 99) ndarray
         Shares of ranks below 1, 2, ... that uniform ranks of all quantities stay within with 99% (Bonferroni over
         quantities).
     n_simulations : int
-    n_ranks : int
-        One more than the posterior draws that are kept of every simulation.
-    least_ess : float
-        Smallest effective sample size of a quantity of a simulation: at least ``n_ranks - 1`` for kept draws that
-        are as good as independent.
+    n_kept : (S,) ndarray of int
+        Posterior draws of each simulation that are kept: 99, 49, 19, 9, 4 or 1, no more than the smallest effective
+        sample size of its parameters, so that they are as good as independent.
     n_divergent : int
     """
 
@@ -71,8 +72,7 @@ class SimulationCalibration:
     pvalues: dict[str, NDArray[np.float64]]
     band: NDArray[np.float64]
     n_simulations: int
-    n_ranks: int
-    least_ess: float
+    n_kept: NDArray[np.int64]
     n_divergent: int
 
     @property
@@ -101,7 +101,7 @@ class SimulationCalibration:
         return (
             f"{self.n_simulations} simulations, {self.n_quantities} quantities: ranks {word} "
             f"(p = {self.pvalue:.3g} over all, smallest for {self.worst})\n"
-            f"{self.n_ranks - 1} draws of each, smallest effective sample size {self.least_ess:.0f}, "
+            f"independent draws kept of each: {np.median(self.n_kept):.0f} (median), {self.n_kept.min()} (fewest); "
             f"{self.n_divergent} divergent transitions"
         )
 
@@ -135,11 +135,6 @@ def simulation_calibration(
     Returns
     -------
     SimulationCalibration
-
-    Raises
-    ------
-    PredictionError
-        If the chains are too short: fewer than 4 effective draws of some quantity.
     """
     n_simulations = as_count("n_simulations", n_simulations, minimum=20, reason="for the test to have any power")
     how = NUTS() if method is None else method
@@ -162,31 +157,21 @@ def simulation_calibration(
     parameters, arrays = _from_prior(origin, seed)
     fitted = replace(stack, arrays={**stack.arrays, **arrays})
     data = sample(fitted, how, seed=seed + 1)
-    with quiet():
-        least = min(float(array.min()) for array in az.ess(data.posterior).data_vars.values())
-    n_ranks = next((number for number in N_RANKS if number - 1 <= least), None)
-    if n_ranks is None:
-        raise PredictionError(
-            f"`method` must give at least {N_RANKS[-1] - 1} effective draws of every quantity; got {least:.1f} "
-            "(raise draws, tune or target_accept)"
-        )
-    kept = _thinned(data.posterior, n_ranks - 1)
-    ranks = {
-        name: np.asarray((kept[name].to_numpy()[0] < value).sum(axis=0))
-        for name, value in parameters.items()
-        if name in kept
-    }
-    if (of_likelihood := _likelihood_ranks(fitted, kept, parameters)) is not None:
-        ranks[LIKELIHOOD] = of_likelihood
-    pvalues = {name: _pvalues(rank, n_ranks) for name, rank in ranks.items()}
+    n_kept = _independent(data.posterior)
+    kept = _thinned(data.posterior, KEPT[0])
+    below = {name: kept[name].to_numpy()[0] < np.asarray(value) for name, value in parameters.items() if name in kept}
+    if (of_likelihood := _likelihoods_below(fitted, kept, parameters)) is not None:
+        below[LIKELIHOOD] = of_likelihood
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(1,))))
+    ranks = {name: _ranks(values, n_kept, generator) for name, values in below.items()}
+    pvalues = {name: _pvalues(rank) for name, rank in ranks.items()}
     level = LEVEL / sum(np.size(values) for values in pvalues.values())
     return SimulationCalibration(
         ranks=ranks,
         pvalues=pvalues,
-        band=uniform_band(n_simulations, n_ranks=n_ranks, level=level),
+        band=uniform_band(n_simulations, n_ranks=N_RANKS, level=level),
         n_simulations=n_simulations,
-        n_ranks=n_ranks,
-        least_ess=least,
+        n_kept=n_kept,
         n_divergent=int(data.sample_stats["diverging"].sum()),
     )
 
@@ -220,6 +205,30 @@ def _from_prior(stack: Stack, seed: int) -> tuple[dict[str, Any], dict[str, Any]
     return parameters, dict(zip(stack.observed, values[len(names) :], strict=True))
 
 
+def _independent(posterior: xr.Dataset) -> NDArray[np.int64]:
+    """Return how many draws (S,) of each simulation may be kept."""
+    with quiet():
+        sizes = az.ess(posterior)
+    least = np.min([np.nanmin(_columns(array.to_numpy()), axis=1) for array in sizes.data_vars.values()], axis=0)
+    return np.asarray(np.array(KEPT)[np.argmax(np.array(KEPT)[:, None] <= np.maximum(least, 1.0), axis=0)])
+
+
+def _columns(values: NDArray[Any]) -> NDArray[Any]:
+    return values.reshape(len(values), -1)
+
+
+def _ranks(below: NDArray[np.bool_], n_kept: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return ranks (S, ...), 0 to 99, from which of the thinned draws (draw, S, ...) lie below the true value."""
+    ranks = np.empty(below.shape[1:], dtype=np.int64)
+    for number in np.unique(n_kept):
+        chosen = np.linspace(0, KEPT[0] - 1, number + 2)[1:-1].round().astype(int) if number < KEPT[0] else slice(None)
+        some = n_kept == number
+        found = below[chosen][:, some].sum(axis=0)
+        width = N_RANKS // (number + 1)
+        ranks[some] = found * width + generator.integers(width, size=found.shape)
+    return ranks
+
+
 def _thinned(posterior: xr.Dataset, n_draws: int) -> xr.Dataset:
     """Return one chain of draws, evenly spaced over all chains."""
     n_chains, length = posterior.sizes["chain"], posterior.sizes["draw"]
@@ -228,8 +237,8 @@ def _thinned(posterior: xr.Dataset, n_draws: int) -> xr.Dataset:
     return flat.rename(every="draw").expand_dims("chain").transpose("chain", "draw", ...)
 
 
-def _likelihood_ranks(stack: Stack, kept: xr.Dataset, true: Mapping[str, Any]) -> NDArray[np.int64] | None:
-    """Return ranks (S,) of the log likelihood of true parameters among that of draws (1, draw, S, ...)."""
+def _likelihoods_below(stack: Stack, kept: xr.Dataset, true: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Return which draws (1, draw, S, ...) have a log likelihood below that of the true parameters, (draw, S)."""
     with quiet(), stack.model() as model:
         names = [variable.name for variable in model.free_RVs]
         if set(names) != set(true):
@@ -239,11 +248,10 @@ def _likelihood_ranks(stack: Stack, kept: xr.Dataset, true: Mapping[str, Any]) -
         found = pm.compute_log_likelihood(both, extend_inferencedata=False, progressbar=False)
     terms = [array.to_numpy()[0] for array in found.data_vars.values()]
     values = sum(term.reshape(*term.shape[:2], -1).sum(axis=2) for term in terms)
-    return np.asarray((values[:-1] < values[-1]).sum(axis=0))
+    return np.asarray(values[:-1] < values[-1])
 
 
-def _pvalues(ranks: NDArray[np.int64], n_ranks: int) -> NDArray[np.float64]:
+def _pvalues(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the p-value of each column of ranks (S, ...)."""
-    columns = ranks.reshape(len(ranks), -1).T
-    found = [uniform_pvalue(column, n_ranks=n_ranks) for column in columns]
+    found = [uniform_pvalue(column, n_ranks=N_RANKS) for column in _columns(ranks).T]
     return np.asarray(found).reshape(ranks.shape[1:])

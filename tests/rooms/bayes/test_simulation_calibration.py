@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import kdstats as kd
-from kdstats.errors import PredictionError
 from kdstats.prediction.bayes import NUTS, simulation_calibration
 from kdstats.problem.bayesian import BAYESIAN_MODELS, CLASS_MODELS
 
@@ -20,7 +19,7 @@ METHODS = {
     "linear": NUTS(draws=250, tune=300, chains=1),
     "gaussian": NUTS(draws=250, tune=300, chains=1),
     "student_t": NUTS(draws=250, tune=300, chains=1, target_accept=0.85),
-    "hierarchical": NUTS(draws=250, tune=400, chains=1, target_accept=0.9),
+    "hierarchical": NUTS(draws=250, tune=300, chains=1, target_accept=0.85),
     "horseshoe": NUTS(draws=300, tune=500, chains=1, target_accept=0.95),
     "logistic": NUTS(draws=250, tune=300, chains=1),
     "softmax": NUTS(draws=250, tune=300, chains=1),
@@ -34,7 +33,9 @@ def pose(model, **options):
         teacher = kd.CategoricalTeacher(np.full((N, n_classes), 1.0 / n_classes), X)
         design = {"n_responses": 3, "strategy": "multi_response"}
     if model == "hierarchical":
-        options |= GROUPS
+        options |= GROUPS | {
+            "fit_intercept": False
+        }  # beside groups' own levels it makes chains slow, and others have it
     student = (
         kd.BayesianLinearStudent(**{"noise_shape": 4.0, "noise_scale": 3.0} | options)
         if model == "linear"
@@ -58,20 +59,14 @@ def test_ranks_are_uniform(model, record_property):
     found = simulation_calibration(pose(model), n_simulations=100, rng=1, method=METHODS[model])
     record_property("calibration", found.summary())
     assert "log_likelihood" in found.ranks
-    assert found.n_ranks >= 10
+    assert np.median(found.n_kept) >= 19
     assert found.uniform, found.summary()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", METHODS)
 def test_a_wrong_model_is_rejected(model, record_property):
-    found = simulation_calibration(wrong(model), truth=pose(model), n_simulations=60, rng=1, method=METHODS[model])
+    found = simulation_calibration(wrong(model), truth=pose(model), n_simulations=30, rng=1, method=METHODS[model])
     record_property("calibration", found.summary())
-    assert found.n_ranks >= 10
+    assert np.median(found.n_kept) >= 19
     assert not found.uniform, found.summary()
-
-
-@pytest.mark.slow
-def test_chains_that_are_too_short_are_refused():
-    with pytest.raises(PredictionError, match="`method` must give at least 4 effective draws of every quantity; got"):
-        simulation_calibration(pose("gaussian"), n_simulations=40, rng=1, method=NUTS(draws=20, tune=0, chains=1))
