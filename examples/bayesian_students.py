@@ -53,9 +53,9 @@ class Scale:
     n_students: int = 20
     n_others: int = 300
     n_calibrated: int = 500
-    n_approximated: int = 3
+    n_approximated: int = 4
     n_firms: int = 8
-    nuts: NUTS = field(default_factory=lambda: NUTS(draws=600, tune=400, chains=2))
+    nuts: NUTS = field(default_factory=NUTS)
     advi: ADVI = field(default_factory=lambda: ADVI(n_steps=20_000))
     with_pathfinder: bool = True
 
