@@ -15,8 +15,10 @@ from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.kernels import LANES
 from kdstats.observation.assembly import as_replicates, draw_outputs
-from kdstats.observation.networks import Trained, class_block, trainer_of, variance_description
+from kdstats.observation.network_trainer import class_block
+from kdstats.observation.networks import trainer_of, variance_description
 from kdstats.observation.predictive import residual_divisor
+from kdstats.observation.trained import Trained
 from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.design import SOURCES
 from kdstats.problem.specification import DistillationProblem
