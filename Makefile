@@ -25,7 +25,7 @@ demo: $(READY) ## Boston Housing from prediction to report, in out/demo
 	$(BIN)/kdstats demo --out $(OUT)
 
 test: $(READY) ## Every wing's tests, all extras installed; the slow ones are in test-all
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-all: $(READY) ## The same with the slow tests, and kernels once more without compilation
 	$(BIN)/python -m pytest -n $(WORKERS)

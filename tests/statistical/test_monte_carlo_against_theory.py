@@ -320,7 +320,7 @@ def test_resampling_alone_of_exactly_linear_labels_gives_no_variance():
     ("problem", "law"),
     [
         (kd.catalog.intercept_only(n_inputs=3), "gaussian"),
-        (kd.catalog.intercept_only(n_inputs=3), "laplace"),
+        pytest.param(kd.catalog.intercept_only(n_inputs=3), "laplace", marks=pytest.mark.slow),
         (make(), "gamma:0.5"),
         (OWN["resampled"], "gaussian"),
     ],

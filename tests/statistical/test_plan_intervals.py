@@ -55,7 +55,12 @@ def covered(n_pilots, *, criterion, misfit, assumed=PILOT, rho=0.0):
 @pytest.mark.parametrize("n_pilots", [300, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("criterion", "misfit", "rho"),
-    [("inter_student", 0.0, 0.0), ("mse", MISFIT, 0.0), ("inter_student", 0.0, 0.5), ("mse", MISFIT, 0.5)],
+    [
+        ("inter_student", 0.0, 0.0),
+        ("mse", MISFIT, 0.0),
+        ("inter_student", 0.0, 0.5),
+        pytest.param("mse", MISFIT, 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_the_value_of_the_recommended_design(quick, n_pilots, criterion, misfit, rho):
     hits = covered(n_pilots, criterion=criterion, misfit=misfit, rho=rho)

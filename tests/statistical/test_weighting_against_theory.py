@@ -82,7 +82,7 @@ def inflation(k, n, size, seed):
     return n * (drawn**2).sum(axis=1) / drawn.sum(axis=1) ** 2
 
 
-@pytest.mark.parametrize("k", [12, 20])
+@pytest.mark.parametrize("k", [12, pytest.param(20, marks=pytest.mark.slow)])
 def test_weights_from_k_responses_inflate_by_k_minus_3_over_k_minus_5(k):
     n = 500
     limit, here = inflation_at(n, k - 1)
@@ -109,7 +109,7 @@ def test_inflation_has_no_limit_up_to_five_responses():  # E[1/s^4] is infinite 
 # -------------------------------------------------------------------------------------------- the published oracle gain
 
 
-@pytest.mark.parametrize("k", [3, 10])
+@pytest.mark.parametrize("k", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_published_oracle_gain_of_simulated_students(k):
     problem = kd.catalog.intercept_only(noise_variance=3.0, n_inputs=12).with_design(n_responses=k)
     oracle = kd.VarianceWeighting(student_estimate="teacher_mean", weight="estimated")

@@ -179,6 +179,7 @@ kd.train_language_students(student, sys.argv[2], n_students=2, folder=sys.argv[3
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_one_batch_at_most(tiny, loaded, answers, tmp_path, monkeypatch):
     (tmp_path / "answers.jsonl").write_text(answers.to_json(orient="records", lines=True))
     command = [sys.executable, "-c", SCRIPT, str(tiny), str(tmp_path / "answers.jsonl"), str(tmp_path / "run")]
