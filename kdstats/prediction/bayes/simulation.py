@@ -244,7 +244,9 @@ def _likelihoods_below(stack: Stack, kept: xr.Dataset, true: Mapping[str, Any]) 
         if set(names) != set(true):
             return None  # parameters come from a model with others, whose likelihood is not this one's
         last = xr.Dataset({name: (kept[name].dims, np.asarray(true[name])[None, None]) for name in names})
-        both = az.InferenceData(posterior=xr.concat([kept[names].drop_vars(kept.coords), last], dim="draw"))
+        both = az.InferenceData(
+            posterior=xr.concat([kept[names].drop_vars(kept.coords, errors="ignore"), last], dim="draw")
+        )
         found = pm.compute_log_likelihood(both, extend_inferencedata=False, progressbar=False)
     terms = [array.to_numpy()[0] for array in found.data_vars.values()]
     values = sum(term.reshape(*term.shape[:2], -1).sum(axis=2) for term in terms)

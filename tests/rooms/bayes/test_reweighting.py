@@ -143,10 +143,10 @@ def test_weights_without_a_tail_and_without_a_number():
     assert found.effective[0] == pytest.approx(600.0)
 
 
-def pose(student, *, n=40, p=6, k=1, **design):
+def pose(student, *, n=40, p=6, k=1, noise=1.0, **design):
     X = np.random.default_rng(0).normal(size=(n, p))
     return kd.DistillationProblem(
-        teacher=kd.GaussianTeacher(X, X.sum(axis=1) + np.sin(X[:, 0])),
+        teacher=kd.GaussianTeacher(X, X.sum(axis=1) + np.sin(X[:, 0]), noise_variance=noise),
         student=student,
         design=kd.Design(np.random.default_rng(1).normal(size=(4, p)), n_responses=k, **design),
     )
@@ -180,6 +180,27 @@ def test_plain_weights_are_refused_and_the_answer_marked():
     assert found.refused.sum() == found.components.attrs["n_refused"] > 5
     assert found.components.attrs["unreliable"] == NAMES
     assert "UNRELIABLE" in found.components.summary()
+
+
+@pytest.mark.slow
+def test_labels_that_differ_too_much_are_refused_and_a_refit_is_asked_for():
+    """Eight labels with heavy tails leave some posteriors that no proposal of a moved and matched pilot serves."""
+    problem = pose(kd.BayesianStudent(model="student_t"), n=8, p=2, noise=9.0)
+    options = {"n_students": 20, "rng": 3, "noise_law": "laplace"}
+    nuts = NUTS(draws=1000, tune=500, chains=2, target_accept=0.95)
+    with pytest.warns(
+        ConvergenceWarning, match=r"students cannot be reweighted .*: use Reweighting\(refit=True\) or NUTS"
+    ):
+        found = sample_students(problem, method=Reweighting(nuts=nuts), **options)
+    assert 0 < found.refused.sum() < 20
+    assert found.components.attrs["unreliable"] == NAMES
+    again = sample_students(problem, method=Reweighting(nuts=nuts, refit=True), **options)
+    assert again.components.attrs["n_refitted"] == again.refused.sum() == found.refused.sum()
+    assert not any("reweighted" in failure for failure in again.diagnostics.failures)
+    every = sample_students(problem, method=nuts, **options).components
+    for name, error in again.components.attrs["mcse"].items():
+        bound = 4 * np.hypot(error, every.attrs["mcse"][name])
+        assert abs(float((again.components.estimate[name] - every.estimate[name]).mean())) < bound
 
 
 @pytest.mark.slow
