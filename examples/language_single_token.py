@@ -6,14 +6,14 @@ teacher is a real language model (SmolLM2-135M, ``kdstats language fetch``): its
 are trained by Adam on k sampled colours for each prompt, each student on answers and a start of its own. One kind is
 trained until it has memorised its answers; the other sees the same prompts, takes few steps, and carries over what
 prompts with a word in common share. Both are set against the tabular law, G/k between and (1 - 1/k) G within, G the
-teacher's Gini index.
+teacher's Gini index; and the variance between students against what the first student alone predicts.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ import kdstats as kd
 from kdstats.observation.language.answers import single_token_answers
 from kdstats.observation.language.models import LanguageModel, load_language_model
 from kdstats.observation.language.parts import fetch
+from kdstats.sampling.classes import draw_class_counts
+from kdstats.streams import as_seeds
 
 COLORS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey", "pink", "purple", "orange")
 KINDS = ("small", "old", "happy", "wild", "wet", "expensive")
@@ -84,8 +86,8 @@ def teacher_of(loaded: LanguageModel) -> tuple[kd.CategoricalTeacher, float]:
 
 def measure(
     teacher: kd.CategoricalTeacher, kind: str, *, k: int, n_students: int, seed: int, share: float
-) -> Iterator[tuple[Any, ...]]:
-    """Yield rows of the table: components predicted and observed, with intervals over students."""
+) -> tuple[list[tuple[Any, ...]], kd.EffectiveResponses]:
+    """Return rows of the table, components with intervals over students, and what the first student predicts."""
     steps, rate = STUDENTS[kind]
     student = kd.NetworkStudent(
         module=Transformer, head="softmax", learning_rate=rate, epochs=max(1, round(share * steps))
@@ -95,19 +97,29 @@ def measure(
     problem = kd.DistillationProblem(teacher=teacher, student=student, design=design)
     laws = kd.observe(problem, n_students=n_students, rng=seed).student_predictions
     assert laws is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kd.errors.ApproximationWarning)  # the regime is printed
+        pilot = kd.effective_responses(
+            laws.transpose("student", "point", "output").values[0],
+            draw_class_counts(problem, as_seeds(seed), 0)[0],
+            teacher_probabilities=teacher.probabilities,
+        )
     table = laws.rename("p").to_series().unstack("output").reset_index()
     found = kd.decompose_classes(table, classes=list(COLORS), replicate=None).average()
-    bounds = found.interval()
+    bounds, rows = found.interval(), []
     for name in ("inter_student", "intra_student", "total"):
         expected = float(getattr(predicted, name).sum("output").mean())
         value = getattr(found, name).item()
         lower, upper = (float(bounds.sel(component=name, ci_bound=end).item()) for end in ("lower", "upper"))
         law = "holds" if lower <= expected <= upper else "departs"
         ratio = value / expected if expected > 1e-12 else float("nan")
-        yield (kind, k, name, expected, value, lower, upper, ratio, law)
+        rows.append((kind, k, name, expected, value, lower, upper, ratio, law))
+    return rows, pilot
 
 
-def show(rows: pd.DataFrame, gini: float, mass: float, n_students: int) -> str:
+def show(
+    rows: pd.DataFrame, pilots: dict[tuple[str, int], kd.EffectiveResponses], gini: float, mass: float, n_students: int
+) -> str:
     """Return the table as text."""
     size = f"{len(KINDS) * len(THINGS)} prompts, {len(COLORS)} colours"
     head = f"{'student':<12}{'k':>3}  {'component':<14}{'tabular law':>12}{'observed':>10}  {'95% interval':<18}"
@@ -130,6 +142,14 @@ def show(rows: pd.DataFrame, gini: float, mass: float, n_students: int) -> str:
             for row in part.itertuples()
         ]
         lines.append(f"  {kind}: {', '.join(shown)}")
+    lines += ["", "inter_student predicted from the first student alone, in units of the tabular law:"]
+    for (kind, k), one in pilots.items():
+        law = one.gini / k
+        low, high = (bound / law for bound in one.interval())
+        lines.append(
+            f"  {kind:<12} k={k:<3} {one.inter_student / law:.3f} ± {one.standard_error / law:.3f} "
+            f"[{low:.3f}, {high:.3f}]  bounds [{one.bounds[0] / law:.3f}, {one.bounds[1] / law:.3f}]  {one.regime}"
+        )
     return "\n".join(lines)
 
 
@@ -146,12 +166,14 @@ def main(arguments: list[str] | None = None) -> int:
     teacher, mass = teacher_of(loaded)
     n_students, share = (30, 0.02) if options.quick else (options.students, 1.0)
     rows: list[tuple[Any, ...]] = []
+    pilots = {}
     for kind in STUDENTS:
         for k in RESPONSES:
-            rows += measure(teacher, kind, k=k, n_students=n_students, seed=options.seed, share=share)
+            found, pilots[kind, k] = measure(teacher, kind, k=k, n_students=n_students, seed=options.seed, share=share)
+            rows += found
             print(f"{kind}, k = {k} done", file=sys.stderr)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    text = show(table, float(teacher.gini.mean()), mass, n_students)
+    text = show(table, pilots, float(teacher.gini.mean()), mass, n_students)
     print(text)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ _HOMES = {
     "DirichletStudent": "kdstats.problem",
     "DistillationProblem": "kdstats.problem",
     "EarlyStopping": "kdstats.problem",
+    "EffectiveResponses": "kdstats.prediction.effective_responses",
     "Gamma": "kdstats.sampling",
     "GaussianTeacher": "kdstats.problem",
     "GradientDescent": "kdstats.problem",
@@ -63,6 +64,7 @@ _HOMES = {
     "conservation_test": "kdstats.hypotest",
     "covariance_test": "kdstats.hypotest",
     "decompose_tokens": "kdstats.observation.language.tokens",
+    "effective_responses": "kdstats.prediction.effective_responses",
     "equality_test": "kdstats.hypotest",
     "equivalence_test": "kdstats.hypotest",
     "decompose": "kdstats.observation.table",
@@ -155,6 +157,10 @@ if TYPE_CHECKING:
         hallucination_risk as hallucination_risk,
     )
     from kdstats.prediction.conjugate import predictive_calibration as predictive_calibration
+    from kdstats.prediction.effective_responses import (
+        EffectiveResponses as EffectiveResponses,
+        effective_responses as effective_responses,
+    )
     from kdstats.prediction.medoid import medoid_variance as medoid_variance
     from kdstats.prediction.networks.response import (
         NetworkResponse as NetworkResponse,

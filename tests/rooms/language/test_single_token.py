@@ -63,7 +63,8 @@ def test_transformers_that_memorise_follow_the_tabular_law(example, painter):
     teacher, _ = example.teacher_of(load_language_model(painter))
     for k in (2, 5):
         rows = pd.DataFrame(
-            example.measure(teacher, "memorises", k=k, n_students=40, seed=3, share=1.0), columns=list(example.COLUMNS)
+            example.measure(teacher, "memorises", k=k, n_students=40, seed=3, share=1.0)[0],
+            columns=list(example.COLUMNS),
         ).set_index("component")
         for name in ("inter_student", "total"):
             row = rows.loc[name]
