@@ -263,7 +263,9 @@ def compare(one: Any, single: Any) -> dict[str, Any]:
     found = {}
     for name in SHOWN:
         kind = "change" if name in ("fuzzy_match", "hallucination", "semantic_entropy", "teacher_distance") else "ratio"
-        row = (changes if kind == "change" else ratios).loc[name]
+        if kind == "ratio" and not np.isfinite(ratios.loc[name, "lower"]):
+            kind = "not separable"  # one of both may be 0: the difference is what can be said
+        row = (ratios if kind == "ratio" else changes).loc[name]
         found[name] = {"kind": kind} | {key: float(row[key]) for key in ("estimate", "lower", "upper")}
     return found
 
@@ -299,7 +301,8 @@ def report(result: Mapping[str, Any]) -> str:
         )
         + ".",
         "",
-        "Against `single`, prompts paired (ratio of variances and errors, change of rates):",
+        "Against `single`, prompts paired (ratio of variances and errors, x; change of rates, and of what is not "
+        "separable from 0, for which a ratio says nothing):",
         "",
         "| | " + " | ".join(result["against_single"]) + " |",
         "|---|" + "---|" * len(result["against_single"]),
@@ -320,12 +323,15 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     """Say of each published gain whether it is seen here: only an interval that excludes no change says so."""
     k, lines = result["scale"]["responses"], []
     for name, rows in result["against_single"].items():
-        inter = rows["embedding_inter"]
+        inter, is_ratio = rows["embedding_inter"], rows["embedding_inter"]["kind"] == "ratio"
         expected = result["label_variance"][name]["estimate"] / result["label_variance"]["single"]["estimate"]
+        bounds = f"{inter['estimate']:.3f} [{inter['lower']:.3f}, {inter['upper']:.3f}]"
+        found = (
+            f"x {bounds} of single's" if is_ratio else f"{bounds} more than single's, no ratio: not separable from 0"
+        )
         lines.append(
-            f"{name}: inter-student variance x {inter['estimate']:.2f} [{inter['lower']:.2f}, {inter['upper']:.2f}] of "
-            f"single's ({_said(inter, 1.0, 'lower', 'higher')}); its labels vary x {expected:.2f}, where averaging "
-            f"numbers gives x {1 / k:.2f}"
+            f"{name}: inter-student variance {found} ({_said(inter, float(is_ratio), 'lower', 'higher')}); "
+            f"its labels vary x {expected:.2f}, where averaging numbers gives x {1 / k:.2f}"
         )
         for measure, good, bad in (
             ("systematic_error", "less", "more"),

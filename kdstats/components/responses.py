@@ -175,7 +175,9 @@ class ResponseComponents:
             Students independent of these; prompts are paired by their labels and must be the same.
         prob : float, default 0.95
         relative : bool, default False
-            The ratio of both in place of their difference (delta method on its logarithm; NaN unless both exceed 0).
+            The ratio of both in place of their difference (delta method on its logarithm). Its bounds are NaN where one
+            of both is not separable from 0, its own interval reaching below 0: the logarithm has no such interval, and
+            the difference is what can be said.
 
         Returns
         -------
@@ -206,7 +208,10 @@ class ResponseComponents:
             value, bounds = found.estimate, mean_interval(found, prob)
             if found.standard_error == 0.0:  # every answer alike on both sides: nothing shows how far it may be wrong
                 bounds = (float("nan"), float("nan"))
-            if relative:
+            if relative and not (self._is_separable(name, prob) and other._is_separable(name, prob)):
+                ratio = self.mean(name).estimate / other.mean(name).estimate if np.isfinite(value) else float("nan")
+                value, bounds = ratio, (float("nan"), float("nan"))
+            elif relative:
                 ratio = self.mean(name).estimate / other.mean(name).estimate if np.isfinite(value) else float("nan")
                 half = (bounds[1] - bounds[0]) / 2
                 value, bounds = ratio, (float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
@@ -246,6 +251,9 @@ class ResponseComponents:
         for number, note in enumerate([promise, *self.attrs["notes"]], 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
+
+    def _is_separable(self, measure: str, prob: float) -> bool:
+        return bool(mean_interval(crossed_mean(self._table(measure)), prob)[0] > 0)
 
     def _table(self, measure: str) -> FloatArray:
         if measure not in self.measures:

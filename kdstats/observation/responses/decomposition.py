@@ -42,6 +42,8 @@ SIMILARITY, BULK = 0.75, 0.2
 FALSE_ALARM = 1e-6
 #: Students below which intervals rest on very few of them.
 FEW_STUDENTS = 5
+#: Answers to a prompt below which an entropy over meanings saturates.
+FEW_ANSWERS = 4
 
 
 def decompose_responses(
@@ -146,6 +148,11 @@ def decompose_responses(
         notes.append(
             f"Answers are of one meaning if their average cosine is at least {similarity:g}. No entailment is tested."
         )
+        if 1 < (most := int(answers.counts.max())) < FEW_ANSWERS:
+            notes.append(
+                f"semantic_entropy saturates: {most} answers of a student to a prompt show {most} meanings at most, "
+                f"log {most} = {np.log(most):.2f} nats before correction. Where most answers differ it says only that."
+            )
         if answers.n_teacher and wrong is not None:
             notes.append(
                 f"A hallucination has no match (fuzzy_match) and is in no cluster with {100 * bulk:g}% of the "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import kdstats as kd
+from kdstats.components.responses import ResponseComponents
 from kdstats.errors import ComparisonError, DataError, DuplicateStudentsError, EstimationError
 
 WORDS = ["paris", "london", "rome", "oslo town", "lima"]
@@ -155,7 +157,8 @@ def test_difference_and_ratio_pair_prompts():
     assert ratio["estimate"] == pytest.approx(
         one.mean("embedding_total").estimate / other.mean("embedding_total").estimate
     )
-    assert ratio["lower"] < ratio["estimate"] < ratio["upper"]
+    words = one.difference(other, relative=True).loc["words"]
+    assert words["lower"] < words["estimate"] < words["upper"]
     never = [kd.decompose_responses(answers(seed=seed), references=dict.fromkeys(REFERENCES, "zzz")) for seed in (1, 2)]
     alike = never[0].difference(never[1]).loc["exact_match"]
     assert alike["estimate"] == 0.0
@@ -226,3 +229,33 @@ def test_copied_students_are_refused():
     assert kd.decompose_responses(table, allow_duplicates=True).mean("text_inter").estimate < 1
     alike = answers(students=4).assign(response="paris")
     assert kd.decompose_responses(alike).mean("text_total").estimate == 0.0
+
+
+def test_a_ratio_to_what_is_not_separable_from_zero_has_no_bounds():
+    rng = np.random.default_rng(3)
+    tables = {}
+    for name, centre in (("none", 0.0), ("some", 1.0)):
+        values = centre + rng.normal(size=(1, 4, 30))
+        values -= values.mean() - centre - 0.02
+        tables[name] = ResponseComponents(
+            contributions=xr.DataArray(
+                values,
+                coords={"measure": ["embedding_inter"], "student": range(4), "prompt": range(30)},
+                dims=("measure", "student", "prompt"),
+            ),
+            attrs={"n_responses": (2, 2), "n_teacher": 0, "notes": ()},
+        )
+    for one, other in (("some", "none"), ("none", "some")):
+        row = tables[one].difference(tables[other], relative=True).loc["embedding_inter"]
+        assert np.isfinite(row["estimate"])
+        assert np.isnan([row["lower"], row["upper"]]).all()
+    row = tables["some"].difference(tables["none"]).loc["embedding_inter"]
+    assert row["lower"] > 0
+    again = tables["some"].difference(tables["some"], relative=True).loc["embedding_inter"]
+    assert again["lower"] < 1 < again["upper"]
+
+
+@pytest.mark.parametrize(("responses", "told"), [(2, True), (3, True), (4, False)])
+def test_saturated_entropy_is_told(responses, told):
+    found = kd.decompose_responses(answers(responses=responses), embeddings=embed)
+    assert any("semantic_entropy saturates" in note for note in found.attrs["notes"]) == told

@@ -1,0 +1,66 @@
+"""The example of three sources of variance, end to end on a tiny model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdstats.errors import ApproximationWarning
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "language_sources.py"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    spec = importlib.util.spec_from_file_location("language_sources", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    questions = pd.DataFrame(
+        {
+            "prompt_id": [f"q{i}" for i in range(5)],
+            "prompt": [f"w{i} w{i + 1}" for i in range(5)],
+            "references": [["w3"]] * 5,
+        }
+    )
+    monkeypatch.setattr(module, "read_trivia", lambda path: questions)
+    monkeypatch.setattr(module, "fetch", lambda names: dict.fromkeys(names))
+    monkeypatch.setattr(module, "SentenceEmbedder", lambda folder: embed)
+    monkeypatch.setattr(module, "SYSTEM", None)
+    return module
+
+
+def embed(texts):
+    return np.array([np.random.default_rng([*map(ord, text), 1]).normal(size=8) for text in texts])
+
+
+def test_three_sources_on_a_tiny_model(example, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(example, "TEMPERATURES", (0.2, 1.5))
+    monkeypatch.setattr(example, "NOISE", (None, 0.5))
+    monkeypatch.setattr(example, "OUTPUT_TEMPERATURES", (0.0, 1.0))
+    sizes = "--prompts 5 --students 3 --outputs 2 --texts 4 --steps 4 --batch-size 4 --new-tokens 5 --layers 2"
+    options = [*sizes.split(), "--adapted", "1", "--out", str(tmp_path), "--model", str(tiny)]
+    with pytest.warns(ApproximationWarning, match="3 students"):
+        first = example.main(options)
+    assert set(first["experiments"]) == set(example.EXPERIMENTS)
+    kept = json.loads((tmp_path / "results.json").read_text())["experiments"]
+    cold, hot = kept["temperature"]
+    assert 0 < cold["label_spread"] < hot["label_spread"]
+    assert cold["tokens"]["inter_student"]["estimate"] < hot["tokens"]["inter_student"]["estimate"]
+    alone, noisy = kept["weights"]
+    assert 0 < alone["tokens"]["inter_student"]["estimate"] < 0.1 * noisy["tokens"]["inter_student"]["estimate"]
+    greedy, sampled = kept["outputs"]
+    assert greedy["measures"]["embedding_intra"]["estimate"] == 0.0
+    assert sampled["measures"]["embedding_intra"]["estimate"] > 0.1
+    text = (tmp_path / "summary.md").read_text()
+    assert "## weights" in text
+    assert "weights 50%" in text
+    with pytest.warns(ApproximationWarning, match="3 students"):
+        again = example.main([*options, "--only", "outputs"])  # from what is kept
+    assert again["experiments"]["outputs"] == first["experiments"]["outputs"]
