@@ -7,7 +7,7 @@ OUT ?= out/demo
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs bench language-models clean
+.PHONY: help setup demo demo-language test test-all lint docs bench language-models clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -23,6 +23,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Boston Housing from prediction to report, in out/demo
 	$(BIN)/kdstats demo --out $(OUT)
+
+demo-language: $(READY) ## Five ways to label, on a real language model: fetch, sample, train, measure, in out/language
+	$(BIN)/kdstats language fetch
+	$(BIN)/python examples/language_strategies.py --quick --out out/language
 
 test: $(READY) ## Every wing's tests, all extras installed; the slow ones are in test-all
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"

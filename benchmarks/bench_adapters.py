@@ -1,0 +1,85 @@
+"""Adapters against all weights at equal quality: loss on responses that no student learnt, against processor time.
+
+Usage: ``python benchmarks/bench_adapters.py [--model FOLDER] [--steps N] [--students S]``. Students are the
+model without the 6 layers in its middle; each learns one response of its own to each prompt, sampled at temperature 1,
+and is read on another response to the same prompts after a third of the steps and after all. Loss is the mean negative
+log probability of a token, in nats; times are in units of those of all weights at all steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import kdstats as kd
+from kdstats.observation.language.models import load_language_model
+from kdstats.observation.language.parts import fetch
+from kdstats.observation.responses.files import read_trivia
+
+METHODS = {
+    "all weights": {"method": "full", "learning_rate": 5e-5},
+    "adapters on all layers": {"learning_rate": 2e-3},
+    "adapters on the last 8 layers": {"learning_rate": 2e-3, "adapted_layers": 8},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--students", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=12)
+    options = parser.parse_args()
+    parts = fetch(["teacher", "questions"] if options.model is None else ["questions"])
+    source = str(options.model or parts["teacher"])
+    loaded = load_language_model(source)
+    questions = read_trivia(parts["questions"]).head(options.prompts)
+    sampling = kd.LanguageSampling(top_k=50, max_new_tokens=options.tokens)
+    teacher = kd.LanguageTeacher(source, sampling=sampling, system="Answer in a few words.")
+    found: list[tuple[str, int, float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        responses = kd.sample_responses(
+            teacher,
+            dict(zip(questions["prompt_id"], questions["prompt"], strict=True)),
+            n_responses=options.students + 1,
+            store=Path(folder) / "teacher",
+            rng=1,
+            loaded=loaded,
+        )
+        empty = set(responses["prompt_id"][responses["response"].str.strip() == ""])
+        responses = responses[~responses["prompt_id"].isin(empty)]
+        unseen = responses[responses["response_index"] == options.students]
+        taught = responses.drop(unseen.index)
+        for name, how in METHODS.items():
+            for steps in (max(options.steps // 3, 1), options.steps):
+                student = kd.LanguageStudent(
+                    source, n_layers=options.layers, n_steps=steps, system=teacher.system, **how
+                )
+                began = time.process_time()
+                made = kd.train_language_students(
+                    student,
+                    taught,
+                    n_students=options.students,
+                    n_responses=1,
+                    folder=Path(folder) / f"{name}-{steps}",
+                    rng=1,
+                    loaded=loaded,
+                )
+                spent = time.process_time() - began
+                losses = -kd.decompose_tokens(made, unseen).by_position.groupby("student")["log_probability"].mean()
+                found.append((name, steps, spent, float(losses.mean())))
+                print(f"{name}, {steps} steps: loss {losses.mean():.3f} {np.round(losses.to_numpy(), 3)}", flush=True)
+    unit = next(spent for name, steps, spent, _ in found if name == "all weights" and steps == options.steps)
+    print(f"\n{'students':<32}{'steps':>6}{'loss':>8}{'time':>7}")
+    for name, steps, spent, loss in found:
+        print(f"{name:<32}{steps:>6}{loss:>8.3f}{spent / unit:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()
