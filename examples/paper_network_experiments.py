@@ -294,7 +294,7 @@ def initialization(boston: Boston, scale: Scale, say: Say) -> Findings:
         f"{told(grown)} perturbed by s = {last.at['s']:g}, where it is multiplied by 1 + s² on average "
         f"({grown.predicted:.4f}). Between students parameters vary by {told(start[-1])} at the start (s² times the "
         f"mean square: {start[-1].predicted:.4f}) and by {told(end[-1])} after training; for s = {first.at['s']:g} by "
-        f"{told(start[0])} ({start[0].predicted:.4f}) and {told(end[0])}.",
+        f"{told(start[0])} ({start[0].predicted:.2g}) and {told(end[0])}.",
         f"Perturbed by s = {first.at['s']:g} students vary by {told(first)}, by s = {last.at['s']:g} by {told(last)}; "
         f"with starts drawn anew by {told(redrawn)}. The log-log slope on s is {slope:.2f}, where a smooth response to "
         "small perturbations has 2. No theory of kdstats claims Adam from a perturbed start, so there is no predicted "
@@ -602,7 +602,8 @@ def draw_initialization(found: Findings, redrawn: Point) -> Figure:
     inside.plot(x, [p.predicted for p in found.series("parameters, start")], color=INK, lw=1.0)
     inside.set(xscale="log", yscale="log", xlabel="Perturbation s", ylabel="Variance of a parameter between students")
     for panel in (axes, inside):
-        panel.set_xticks(x, [f"{value:g}" for value in x])
+        ticks = [value for value in x if np.log2(value / x[0]) % 1.0 < 1e-9]
+        panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
         panel.minorticks_off()
     handles = [
         handle("outputs, 95% interval", colour=VERMILLION, marker="o"),

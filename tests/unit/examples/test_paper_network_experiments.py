@@ -66,6 +66,17 @@ def test_oracle_weighting_is_noise_of_the_stated_variance(example):
         assert abs(example.oracle_gain(k) - draws.mean()) < 4 * draws.std() / np.sqrt(draws.size)
 
 
+def test_parameters_of_perturbed_starts_vary_by_the_square_of_the_perturbation(example):
+    student = example.kd.NetworkStudent(hidden=(16,), weight_variance=2.0, epochs=20)
+    boston = example.load_boston()
+    size, start, end = example.parameter_points(boston, student, 0.3, 32)
+    for point in (size, start):
+        assert abs(point.measured - point.predicted) < 4.5 * point.error
+    assert abs(start.measured - start.predicted * (0.4 / 0.3) ** 2) > 4.5 * start.error
+    assert np.isnan(end.predicted)
+    assert end.measured != start.measured
+
+
 @pytest.mark.slow
 def test_predictions_hold_in_quick_mode(example):
     found = example.run(example.QUICK, only=["noise", "averaging", "initialization", "bootstrap"])
