@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from kdstats.components.crossed_means import (
     mean_interval,
     rate_interval,
 )
-from kdstats.errors import ComparisonError, EstimationError, invalid
+from kdstats.errors import ApproximationWarning, ComparisonError, EstimationError, invalid
 from kdstats.problem.validation import as_flag, as_probability
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ __all__ = ["MEASURES", "Measure", "ResponseComponents"]
 FloatArray = NDArray[np.float64]
 
 DIMS = ("measure", "student", "prompt")
+_CLUSTERED = ("gini_inter", "gini_intra", "gini_total", "mutual_information", "semantic_entropy", "total_entropy")
+_BULK = ("off_bulk", "hallucination", "shared_hallucination")
+_MATCHED = ("fuzzy_match", "shared_wrong", "lone_wrong", "hallucination", "shared_hallucination", "teacher_match")
+#: Measures whose meaning each setting is part of.
+_DEFINED_BY = {"similarity": _CLUSTERED + _BULK, "bulk": _BULK, "fuzzy_threshold": _MATCHED}
+#: Measures that grow or are biased by how many answers there are.
+_COUNTED = {
+    "n_responses": ("distinct_responses", "mutual_information", "semantic_entropy"),
+    "n_teacher": (*_BULK, "cosine_to_teacher"),
+}
 WIDTH = 98
 
 
@@ -183,12 +194,19 @@ class ResponseComponents:
         -------
         DataFrame
             Index ``measure``; ``estimate``, ``standard_error`` (of the logarithm, if relative), ``df``, ``lower``,
-            ``upper``; bounds are NaN where neither side varies, which leaves the error unknown.
+            ``upper``; bounds are NaN where neither side varies, which leaves the error unknown. ``attrs["notes"]``
+            names what else differs.
 
         Raises
         ------
         ComparisonError
-            If the prompts differ.
+            If the prompts differ, or a setting that a common measure is defined by (``similarity``, ``bulk``,
+            ``fuzzy_threshold``).
+
+        Warns
+        -----
+        ApproximationWarning
+            If the numbers of answers differ, for measures that depend on them.
         """
         import pandas as pd
 
@@ -200,6 +218,10 @@ class ResponseComponents:
         place = {label: i for i, label in enumerate(theirs)}
         order = [place[label] for label in mine]
         names, rows = [name for name in self.measures if name in other.measures], []
+        self._refuse_other_settings(other, names)
+        notes = self._other_numbers(other, names)
+        for note in notes:
+            warnings.warn(note, ApproximationWarning, stacklevel=2)
         for name in names:
             one, two = self._table(name), other._table(name)[:, order]
             if relative:
@@ -217,7 +239,33 @@ class ResponseComponents:
                 value, bounds = ratio, (float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
             rows.append((value, found.standard_error, found.df, *bounds))
         columns = ["estimate", "standard_error", "df", "lower", "upper"]
-        return pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="measure"))
+        frame = pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="measure"))
+        frame.attrs["notes"] = notes
+        return frame
+
+    def _refuse_other_settings(self, other: ResponseComponents, names: Sequence[str]) -> None:
+        for setting, measures in _DEFINED_BY.items():
+            mine, theirs = (each.attrs.get(setting) for each in (self, other))
+            affected = [name for name in names if name in measures]
+            if affected and mine != theirs:
+                rule = f"have the {setting} of the first ({mine}), which {', '.join(affected)} are defined by"
+                raise invalid("other", rule, theirs, ComparisonError)
+
+    def _other_numbers(self, other: ResponseComponents, names: Sequence[str]) -> tuple[str, ...]:
+        notes = []
+        for number, measures in _COUNTED.items():
+            mine, theirs = (each.attrs.get(number) for each in (self, other))
+            affected = [name for name in names if name in measures]
+            if affected and mine != theirs:
+                what = "answers of a student to a prompt" if number == "n_responses" else "answers of the teacher"
+                numbers = (
+                    f"{each[0]} to {each[1]}" if isinstance(each, tuple) else f"{each}" for each in (mine, theirs)
+                )
+                notes.append(
+                    f"{what}: {' against '.join(numbers)}; part of the difference of {', '.join(affected)} is due to "
+                    "that"
+                )
+        return tuple(notes)
 
     def summary(self, prob: float = 0.95) -> str:
         """Return a printable table with intervals of coverage ``prob``."""

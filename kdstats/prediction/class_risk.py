@@ -113,12 +113,14 @@ def empirical_risk(
     if table.shape != p.shape:
         raise invalid("losses", f"have the shape of probabilities {p.shape}", f"shape {table.shape}")
     n, k = as_count("n_inputs", len(p), minimum=2), as_count("n_responses", n_responses)
-    expected = (p * table).sum(axis=1)
-    within = (p * (table - expected[:, None]) ** 2).sum(axis=1)
+    shift = float((p * table).sum()) / n
+    centred = np.where(p > 0, table - shift, 0.0)
+    expected = (p * centred).sum(axis=1)
+    within = (p * (centred - expected[:, None]) ** 2).sum(axis=1)
     factor = (1.0 + (k - 1) * teacher.response_correlation) / k
     between = (expected - expected.mean()) ** 2 * n / (n - 1)
     return EmpiricalRisk(
-        mean=float(expected.mean()),
+        mean=shift + float(expected.mean()),
         from_inputs=float(between.mean()) / n,
         from_labels=factor * float(within.mean()) / n,
         standard_error=float((between + factor * within).std(ddof=1)) / n**1.5,

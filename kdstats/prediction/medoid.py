@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
 
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_count, as_matrix, frozen
@@ -25,8 +26,13 @@ IntArray = NDArray[np.int64]
 
 #: Multisets of responses that are enumerated at most, and Gaussian draws or multisets at a time.
 MAX_OUTCOMES, BLOCK = 200_000, 4096
-#: Relative difference of squared distances below which responses are equally near.
-TIE = 1e-9
+#: Numbers in an array, and Gaussian numbers that are drawn at most.
+ARRAY, MAX_NUMBERS = 2**24, 10**10
+#: Answers whose squared distances are kept.
+MAX_ANSWERS = 4096
+#: Relative difference of summed squared distances below which responses are equally near, beside the rounding of
+#: embeddings.
+TIE = 1e-12
 SUM_TOLERANCE = 1e-6
 
 
@@ -103,7 +109,8 @@ def medoid_variance(
     Raises
     ------
     ProblemError
-        If not exactly one of ``dimension`` and ``embeddings`` is given, or the answers do not vary.
+        If not exactly one of ``dimension`` and ``embeddings`` is given, the answers do not vary, or a Gaussian law
+        would take more than 1e10 numbers (``n_draws * k * min(k, dimension)``).
 
     Notes
     -----
@@ -136,11 +143,14 @@ def medoid_variance(
     points = as_matrix("embeddings", embeddings)
     law = _law(probabilities, len(points))
     points, law = points[law > 0], law[law > 0]
-    centre = law @ points
-    spread = float(law @ ((points - centre) ** 2).sum(axis=1))
-    if spread <= 0:
-        raise invalid("embeddings", "differ where `probabilities` exceed 0", f"{len(points)} equal rows")
-    return _finite(k, points - centre, law, spread, n_draws=n_draws, rng=rng)
+    points = points[:, (points != points[0]).any(axis=0)]
+    if not points.size:
+        raise invalid("embeddings", "differ where `probabilities` exceed 0", f"{len(law)} equal rows")
+    points = np.ldexp(points, -np.frexp(np.abs(points).max())[1])  # squares of the largest or least would not fit
+    rounding = 4 * np.finfo(np.float64).eps * float(np.linalg.norm(np.abs(points).max(axis=0)))
+    points = points - points[0]
+    size = float(np.abs(points).max())
+    return _finite(k, points / size, law, rounding=rounding / size, n_draws=n_draws, rng=rng)
 
 
 def _law(probabilities: Any, size: int) -> FloatArray:
@@ -155,11 +165,14 @@ def _law(probabilities: Any, size: int) -> FloatArray:
 
 
 def _gaussian(k: int, d: int, *, n_draws: int, rng: Any) -> MedoidVariance:
-    seeds = as_seeds(rng)
+    each = k * min(k, d)
+    if n_draws * each > MAX_NUMBERS:
+        raise invalid("n_draws", f"be at most {MAX_NUMBERS // each} for {k} responses in {d} dimensions", n_draws)
+    seeds, at_once = as_seeds(rng), min(BLOCK, max(1, ARRAY // each))
     found = np.empty(n_draws)
-    for block, first in enumerate(range(0, n_draws, BLOCK)):
-        size = min(BLOCK, n_draws - first)
-        root = _gram_root(seeds.generator("teacher_output", "medoid", block), BLOCK, k, d)[:size]
+    for block, first in enumerate(range(0, n_draws, at_once)):
+        size = min(at_once, n_draws - first)
+        root = _gram_root(seeds.generator("teacher_output", "medoid", block), at_once, k, d)[:size]
         residuals = root - root.mean(axis=1, keepdims=True)
         found[first : first + size] = (residuals**2).sum(axis=2).min(axis=1)
     shares = found / d
@@ -184,16 +197,19 @@ def _gram_root(rng: np.random.Generator, size: int, k: int, d: int) -> FloatArra
     return root
 
 
-def _finite(k: int, points: FloatArray, law: FloatArray, spread: float, *, n_draws: int, rng: Any) -> MedoidVariance:
-    """Answers are centred on their mean."""
+def _finite(k: int, points: FloatArray, law: FloatArray, *, rounding: float, n_draws: int, rng: Any) -> MedoidVariance:
+    """Answers are known up to ``rounding``; their coordinates are at most 1, and one of them is 0."""
     exact = math.comb(len(law) + k - 1, k) <= MAX_OUTCOMES
     chosen = np.zeros(len(law))
     batches: list[FloatArray] = []
+    between = cdist(points, points, "sqeuclidean") if len(points) <= MAX_ANSWERS else None
     for counts, weight in _multisets(k, law) if exact else _drawn(k, law, n_draws, rng):
-        part = weight[:, None] * _shares(counts, points)
+        part = weight[:, None] * _shares(counts, points, between, rounding=rounding)
         chosen += part.sum(axis=0)
         batches.append(part.mean(axis=0) / weight.mean() if not exact else part.sum(axis=0))
     chosen /= chosen.sum()
+    points = points - law @ points
+    spread = float(law @ (points**2).sum(axis=1))
     mean = chosen @ points
     squares = (points**2).sum(axis=1)
     gradient = (squares - 2 * points @ mean) / spread  # of the ratio, by the law of labels
@@ -238,12 +254,29 @@ def _counted(sets: IntArray, size: int) -> IntArray:
     return np.bincount(place.ravel(), minlength=len(sets) * size).reshape(len(sets), size)
 
 
-def _shares(counts: IntArray, points: FloatArray) -> FloatArray:
-    """Return the probability (N, C) that each answer is the medoid; of equally near responses each is as likely."""
-    k = counts[0].sum()
-    squares = (points**2).sum(axis=1)
-    distance = squares - 2 * (counts @ points / k) @ points.T
-    distance = np.where(counts > 0, distance, np.inf)
-    nearest = distance <= distance.min(axis=1, keepdims=True) + TIE * squares.max()
-    weight = np.where(nearest, counts, 0)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+def _shares(counts: IntArray, points: FloatArray, between: FloatArray | None, *, rounding: float) -> FloatArray:
+    """Return the probability (N, C) that each answer is the medoid; of equally near responses each is as likely.
+
+    The nearest to the mean has the least sum of squared distances to all k, which adds positive numbers: a far answer
+    leaves the differences between near ones as they are.
+    """
+    width = int((counts > 0).sum(axis=1).max())
+    place = np.argsort(-counts, axis=1, kind="stable")[:, :width]  # answers that were drawn, then some that were not
+    number = np.take_along_axis(counts, place, axis=1)
+    shares = np.zeros(counts.shape)
+    step = max(1, ARRAY // (width * (width if between is not None else points.shape[1])))
+    for first in range(0, len(counts), step):
+        at, n = place[first : first + step], number[first : first + step]
+        k = n.sum(axis=1, keepdims=True)
+        if between is not None:
+            distance = np.einsum("nij,nj->ni", between[at[:, :, None], at[:, None, :]], n)
+        else:
+            own = points[at] - points[at[:, :1]]
+            own = own - np.einsum("ni,nid->nd", n / k, own)[:, None]
+            squares = (own**2).sum(axis=2)
+            distance = k * squares + (n * squares).sum(axis=1, keepdims=True)
+        distance = np.where(n > 0, distance, np.inf)
+        least = distance.min(axis=1, keepdims=True)
+        weight = np.where(distance <= least * (1.0 + TIE) + rounding * np.sqrt(k * least), n, 0)
+        np.put_along_axis(shares[first : first + step], at, weight / weight.sum(axis=1, keepdims=True), axis=1)
+    return shares

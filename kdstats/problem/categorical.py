@@ -16,12 +16,14 @@ from scipy.special import entr
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_count, as_flag, as_labels, as_matrix, as_number, frozen
 
-__all__ = ["CategoricalTeacher", "DirichletStudent", "SoftmaxStudent", "TabularStudent"]
+__all__ = ["ROUNDING", "CategoricalTeacher", "DirichletStudent", "SoftmaxStudent", "TabularStudent"]
 
 FloatArray = NDArray[np.float64]
 
 #: Largest distance of a row's sum from 1 that is taken for rounding and divided out.
 SUM_TOLERANCE = 1e-6
+#: Relative difference of probabilities, and of sums of them, that is rounding.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +155,12 @@ class CategoricalTeacher:
         array([0.   , 0.435])
         """
         heated = self.at_temperature(temperature).probabilities
-        logits = np.log(np.where(self.probabilities > 0.0, self.probabilities, 1.0))
+        top = self.probabilities.max(axis=1, keepdims=True)
+        logits = np.log(np.where(self.probabilities > 0.0, self.probabilities / top, 1.0))
         centred = logits - (heated * logits).sum(axis=1, keepdims=True)
-        return frozen((heated * centred**2).sum(axis=1) / temperature**3)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            parts = np.where(heated > 0.0, heated * (centred / temperature) ** 2, 0.0)
+            return frozen(parts.sum(axis=1) / temperature)
 
     def at_temperature(self, temperature: float) -> CategoricalTeacher:
         """Return the teacher that samples at another temperature: probabilities to the power 1/T, rescaled.
@@ -165,10 +170,10 @@ class CategoricalTeacher:
         temperature : float
             Greater than 0; 1 changes nothing, towards 0 only the likeliest classes are left.
         """
-        power = 1.0 / as_number("temperature", temperature, minimum=0.0, exclusive=True)
-        with np.errstate(divide="ignore"):
-            logits = power * np.log(self.probabilities)
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        temperature = as_number("temperature", temperature, minimum=0.0, exclusive=True)
+        with np.errstate(divide="ignore", over="ignore", under="ignore"):
+            logits = np.log(self.probabilities)
+            raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
         return replace(self, probabilities=raised / raised.sum(axis=1, keepdims=True))
 
     def truncated(self, *, top_k: int | None = None, top_p: float | None = None) -> CategoricalTeacher:
@@ -179,7 +184,8 @@ class CategoricalTeacher:
         top_k : int, optional
             Keep this many classes of each input; of equally likely ones those that come first.
         top_p : float, optional
-            Keep the likeliest classes until their probabilities sum to at least this (nucleus sampling).
+            Keep the likeliest classes until their probabilities sum to at least this (nucleus sampling), up to a
+            rounding of one part in 1e9; 1 keeps all.
             With both, ``top_k`` is applied first and its rest rescaled, as generation libraries do.
         """
         kept = self.probabilities
@@ -295,9 +301,11 @@ def _likeliest(probabilities: FloatArray, *, ranks_kept: int) -> FloatArray:
 
 
 def _nucleus(probabilities: FloatArray, mass: float) -> FloatArray:
+    if mass == 1.0:
+        return probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")
     sorted_ = np.take_along_axis(probabilities, order, axis=1)
     before = np.cumsum(sorted_, axis=1) - sorted_
     kept = np.zeros_like(probabilities)
-    np.put_along_axis(kept, order, np.where(before < mass, sorted_, 0.0), axis=1)
+    np.put_along_axis(kept, order, np.where(before < mass * (1.0 - ROUNDING), sorted_, 0.0), axis=1)
     return np.asarray(kept / kept.sum(axis=1, keepdims=True))

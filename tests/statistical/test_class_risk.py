@@ -204,3 +204,18 @@ def test_cross_entropy_is_that_of_the_draws():
     logits = softmax_law(soft).at(QUERY).logits
     by_hand = -log_softmax(logits, axis=1)[np.arange(25), TARGET].mean()
     assert kd.risk_distribution(soft, TARGET, rng=1).cross_entropy[0] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("constant", [1e6, 1e8, 1e12])
+def test_a_constant_added_to_the_loss_changes_the_mean_alone(constant):
+    p, losses = [[0.3, 0.7], [0.5, 0.5], [0.2, 0.8]], np.array([[0.0, 1.0], [0.0, 2.0], [1.0, 0.0]])
+    plain, moved = (kd.empirical_risk(losses + c, p, n_responses=2) for c in (0.0, constant))
+    for name in ("from_inputs", "from_labels", "standard_error"):
+        assert getattr(moved, name) == pytest.approx(getattr(plain, name), rel=1e-3 if constant == 1e12 else 1e-6)
+    assert moved.mean - constant == pytest.approx(plain.mean, abs=constant * 1e-15)
+
+
+def test_a_loss_of_an_impossible_class_does_not_matter():
+    plain = kd.empirical_risk([[0.0, 1.0, 0.0], [2.0, 1.0, 0.0]], [[0.5, 0.5, 0.0], [0.4, 0.6, 0.0]])
+    large = kd.empirical_risk([[0.0, 1.0, 1e300], [2.0, 1.0, 0.0]], [[0.5, 0.5, 0.0], [0.4, 0.6, 0.0]])
+    assert (large.mean, large.variance, large.standard_error) == (plain.mean, plain.variance, plain.standard_error)

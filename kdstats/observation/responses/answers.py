@@ -19,7 +19,15 @@ from kdstats.problem.validation import as_array
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Answers", "Embedder", "as_embeddings", "as_references", "response_frame", "student_answers"]
+__all__ = [
+    "Answers",
+    "Embedder",
+    "as_embeddings",
+    "as_references",
+    "as_unit_rows",
+    "response_frame",
+    "student_answers",
+]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -162,6 +170,16 @@ def as_embeddings(embeddings: Any, texts: Sequence[str], *, name: str = "embeddi
             raise invalid(
                 name, f"have one row for each of {len(texts)} rows of the table", f"{len(vectors)}", DataError
             )
+    return as_unit_rows(name, vectors, of=texts)
+
+
+def as_unit_rows(name: str, vectors: FloatArray, *, of: Sequence[str]) -> FloatArray:
+    """Return rows of length 1; a row of zeros, which has no direction and so no cosine, is refused."""
+    zero = ~vectors.any(axis=1)
+    if zero.any():
+        row = int(zero.argmax())
+        shown = f"{int(zero.sum())} rows of zeros, the first in row {row} ({of[row][:40]!r})"
+        raise invalid(name, "have a direction in every row, for cosines", shown, DataError)
     return unit_rows(vectors)
 
 

@@ -14,9 +14,11 @@ IntArray = NDArray[np.int64]
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:
-    """Return rows divided by their lengths; a row of zeros stays."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.where(length > 0, length, 1.0))
+    """Return rows divided by their lengths; a row of zeros, which has no direction, stays."""
+    largest = np.abs(vectors).max(axis=-1, keepdims=True)
+    scaled = vectors / np.where(largest > 0, largest, 1.0)  # squares of the largest or least numbers would not fit
+    length = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    return np.asarray(scaled / np.where(length > 0, length, 1.0))
 
 
 def clusters(embeddings: FloatArray, *, similarity: float) -> IntArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +82,7 @@ def decompose_responses(
     fuzzy_threshold : float, default 0.85
         See :func:`kdstats.observation.responses.matching.match`.
     allow_duplicates : bool, default False
-        Accept students whose texts are equal to another's beyond coincidence.
+        Accept students whose texts are equal to another's, in any order and case, beyond coincidence.
 
     Returns
     -------
@@ -209,25 +211,35 @@ def _remarks(answers: Answers) -> list[str]:
 
 
 def _refuse_copies(answers: Answers) -> None:
-    """Refuse two students with the same texts everywhere, unless students agree so often that chance explains it."""
+    """Refuse two students with the same texts everywhere, unless students agree so often that chance explains it.
+
+    Texts are compared as normalised, and in any order: a copy may be sorted or written in capitals.
+    """
     n_students, n_prompts = answers.counts.shape
     cells: dict[tuple[int, int], list[str]] = {}
     for row, student, prompt in zip(answers.rows, answers.student, answers.prompt, strict=True):
-        cells.setdefault((int(student), int(prompt)), []).append(answers.frame["response"].iloc[row])
-    whole = [tuple(tuple(cells[s, i]) for i in range(n_prompts)) for s in range(n_students)]
+        cells.setdefault((int(student), int(prompt)), []).append(answers.texts[row])
+    whole = [[cells[s, i] for i in range(n_prompts)] for s in range(n_students)]
+    sets = [[sorted(texts) for texts in each] for each in whole]
     for s in range(n_students):
         for t in range(s):
-            if whole[s] != whole[t]:
+            if sets[s] != sets[t]:
                 continue
             others = [u for u in range(n_students) if u not in (s, t)]
             chance = 0.0
             for i in range(n_prompts):
-                rest = [text for u in (*others, s) for text in cells[u, i]]
-                for text in cells[s, i]:
-                    chance += np.log((rest.count(text)) / len(rest))
+                rest = Counter(text for u in (*others, s) for text in cells[u, i])
+                chance += sum(np.log(rest[text] / rest.total()) for text in cells[s, i])
+                if whole[s] != whole[t]:
+                    chance += _log_orders(cells[s, i])
             if chance < np.log(FALSE_ALARM):
                 raise DuplicateStudentsError(
                     f"`table` must hold independent students; got students {answers.students[t]!r} and "
                     f"{answers.students[s]!r} with the same {sum(map(len, whole[s]))} texts, which is no "
                     "coincidence: did one seed train both? (allow_duplicates=True accepts them)"
                 )
+
+
+def _log_orders(texts: Sequence[str]) -> float:
+    """Return the logarithm of the number of different orders of these texts."""
+    return math.lgamma(len(texts) + 1) - sum(math.lgamma(n + 1) for n in Counter(texts).values())

@@ -85,8 +85,9 @@ def choose_labels(
     ----------
     responses : DataFrame
         The teacher's, with ``prompt_id``, ``response`` and ``response_index``: the first k of a prompt are student
-        0's, the next k student 1's. Rows of students are left out. At least ``n_students * n_responses`` to every
-        prompt.
+        0's, the next k student 1's. The index is a number, or text that is one, and names a response to a prompt once;
+        without it rows count in their order. Rows of students are left out. At least ``n_students * n_responses`` to
+        every prompt.
     strategy : {"single", "multi_response", "medoid", "variance_weighting"}
         The first response; all; the one with the highest mean cosine to all (of equals one at random, so the medoid of
         two is either); the text nearest to a weighted mean of both sides' embeddings. Soft labels are no choice of
@@ -116,7 +117,7 @@ def choose_labels(
     Raises
     ------
     DataError
-        If there are too few responses, an empty one, or no pilot.
+        If there are too few responses, an empty one, one that is there twice or has no number, or no pilot.
     ProblemError
         If k is 1 for a weighting, or options do not fit.
 
@@ -186,8 +187,14 @@ def _places(frame: pd.DataFrame, kept: NDArray[np.bool_], *, n_students: int, k:
         shown = f"{len(empty)} empty, first in row {empty[0]}"
         raise invalid("responses['response']", "hold text that can be learnt", shown, DataError)
     codes, labels = key_codes(frame.iloc[rows], "prompt_id")
-    number = frame["response_index"].to_numpy()[rows] if "response_index" in frame else np.arange(len(rows))
+    number = _numbers(frame["response_index"].iloc[rows], rows) if "response_index" in frame else np.arange(len(rows))
     order = np.lexsort((number, codes))
+    again = (np.diff(codes[order]) == 0) & (np.diff(number[order]) == 0)
+    if again.any():
+        first = int(again.argmax())
+        one, other = sorted(int(row) for row in rows[order[first : first + 2]])
+        shown = f"{number[order[first]]:g} to {labels[codes[order[first]]]!r} in rows {one} and {other}"
+        raise invalid("responses['response_index']", "number each response to a prompt once", shown, DataError)
     counts = np.bincount(codes, minlength=len(labels))
     if counts.min() < n_students * k:
         few = int(counts.argmin())
@@ -196,6 +203,18 @@ def _places(frame: pd.DataFrame, kept: NDArray[np.bool_], *, n_students: int, k:
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     chosen = rows[order[starts[:, None] + np.arange(n_students * k)]]
     return np.asarray(chosen.reshape(len(labels), n_students, k).transpose(1, 0, 2))
+
+
+def _numbers(index: pd.Series[Any], rows: IntArray) -> FloatArray:
+    import pandas as pd
+
+    numbers = pd.to_numeric(index, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    odd = ~np.isfinite(numbers)
+    if odd.any():
+        first = int(odd.argmax())
+        shown = f"{index.tolist()[first]!r} in row {rows[first]} ({int(odd.sum())} rows)"
+        raise invalid("responses['response_index']", "be a number in every row", shown, DataError)
+    return np.asarray(numbers)
 
 
 def _medoids(vectors: FloatArray, place: IntArray, seeds: Seeds) -> IntArray:

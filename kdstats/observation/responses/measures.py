@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdstats.components.class_moments import cells_of_labels, estimate_points
 from kdstats.components.crossed_means import pair_contributions
 from kdstats.errors import DataError, invalid
-from kdstats.observation.responses.answers import Answers, as_embeddings
+from kdstats.observation.responses.answers import Answers, as_embeddings, as_unit_rows
 from kdstats.observation.responses.clusters import clusters, in_bulk, unit_rows
 from kdstats.observation.responses.matching import match, normalized
 from kdstats.problem.validation import as_array
@@ -127,7 +127,11 @@ def reference_vectors(
         odd = next((v.shape for v in vectors if v.ndim != 2 or v.shape[1] != dimension), None)
         if odd is not None:
             raise invalid("reference_embeddings", f"have {dimension} columns, as embeddings", f"{odd}", DataError)
-        return [unit_rows(v) for v in vectors]
+        names = [
+            [f"reference {i + 1} of {p!r}" for i in range(len(v))]
+            for v, p in zip(vectors, answers.prompts, strict=True)
+        ]
+        return [as_unit_rows("reference_embeddings", v, of=of) for v, of in zip(vectors, names, strict=True)]
     if targets is None or not callable(embeddings):
         return None
     flat = as_embeddings(embeddings, [text for texts in targets for text in texts], name="embeddings(references)")

@@ -33,7 +33,7 @@ from kdstats.prediction.closed_form.classes import (
     modes_are_simulated,
 )
 from kdstats.prediction.closed_form.count_law import log_count_masses
-from kdstats.problem.categorical import CategoricalTeacher
+from kdstats.problem.categorical import ROUNDING, CategoricalTeacher
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.validation import as_choice, as_count, as_number
 from kdstats.streams import as_seeds
@@ -125,7 +125,8 @@ def hallucination_risk(
     problem : DistillationProblem
         With a :class:`~kdstats.TabularStudent` or :class:`~kdstats.DirichletStudent`. Its strategy is not used.
     threshold : float or sequence of float
-        An answer is unlikely if its probability is below this; greater than 0, at most 1.
+        An answer is unlikely if its probability is below this, by more than rounding (one part in 1e9); greater than
+        0, at most 1.
     n_responses : int or sequence of int, optional
         Numbers of responses k; all of them cost about as much as the largest. Default: the problem's.
     strategies : iterable of str
@@ -177,7 +178,7 @@ def hallucination_risk(
     n_students = as_count("n_students", n_students, minimum=3, reason="for standard errors")
     seeds = as_seeds(rng)
     pseudo = student.pseudo_counts(teacher.n_outputs)
-    unlikely = np.array([(target < limit) for limit in limits], dtype=np.float64)  # (T, n, C)
+    unlikely = np.array([target < limit * (1.0 - ROUNDING) for limit in limits], dtype=np.float64)  # (T, n, C)
     setting = _Setting(problem, pseudo, unlikely, np.array(counts))
     shape = (len(limits), len(counts), teacher.n_inputs)
     found = {name: np.zeros((len(names), *shape)) for name in EVENTS}

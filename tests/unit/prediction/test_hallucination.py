@@ -173,3 +173,12 @@ def test_what_it_does_not_cover():
         kd.hallucination_risk(problem(sources=["student_output"]), threshold=0.1)
     with pytest.raises(UnsupportedProblemError, match="got a LinearStudent"):
         kd.hallucination_risk(kd.catalog.intercept_only(), threshold=0.1)
+
+
+@pytest.mark.parametrize("p", [[0.05] * 20, [0.1, 0.2, 0.3, 0.4], [1 / 3] * 3])
+def test_an_answer_at_the_threshold_is_not_below_it(p):
+    asked, limit = problem([p], n_responses=5), min(p)
+    found = kd.hallucination_risk(asked, threshold=[limit, limit * (1 + 1e-6)]).risk
+    for name in ("mass", "first_choice", "was_taught"):
+        assert not found[name].values[:, 0].any()
+    assert (found["mass"].sel(strategy="single").values[1] > 0).all()

@@ -101,3 +101,45 @@ def test_summary():
 def test_bad_input(options, message):
     with pytest.raises(ProblemError, match=message):
         kd.medoid_variance(5, **options)
+
+
+def medians(points, law):
+    """The middle one of three on a line is the medoid."""
+    chosen = np.zeros(len(points))
+    for sequence in itertools.product(range(len(points)), repeat=3):
+        chosen[sorted(sequence, key=lambda c: points[c])[1]] += np.prod(np.asarray(law)[list(sequence)])
+    return chosen
+
+
+@pytest.mark.parametrize("far", [1e5, 1e9, 1e200])
+@pytest.mark.parametrize("kept", [4096, 1])
+def test_a_far_answer_does_not_make_near_ones_tie(monkeypatch, far, kept):
+    monkeypatch.setattr(medoid, "MAX_ANSWERS", kept)
+    near = far * 1e-9 if far > 1e9 else 1.0
+    points, law = [0.0, near, far], [0.2, 0.79, 0.01]
+    found = kd.medoid_variance(3, embeddings=np.array(points)[:, None], probabilities=law)
+    assert found.label_law == pytest.approx(medians(points, law), abs=1e-12)
+
+
+@pytest.mark.parametrize("kept", [4096, 1])
+def test_equally_near_answers_tie_wherever_they_lie(monkeypatch, kept):
+    monkeypatch.setattr(medoid, "MAX_ANSWERS", kept)
+    for shift, scale in ((0.0, 1.0), (1000.0, 0.1), (0.0, 1e200), (0.0, 1e-200)):
+        points = shift + scale * np.arange(4.0)[:, None]
+        law = kd.medoid_variance(4, embeddings=points).label_law
+        assert law == pytest.approx(law[::-1], abs=1e-12)
+        assert law == pytest.approx(kd.medoid_variance(4, embeddings=np.arange(4.0)[:, None]).label_law, abs=1e-12)
+    apart = kd.medoid_variance(2, embeddings=[[1.0, 0.0], [1.0, 1e-200]], probabilities=[0.2, 0.8])
+    assert apart.label_law == pytest.approx([0.2, 0.8])
+
+
+def test_many_gaussian_responses_are_drawn_in_parts_or_refused(monkeypatch):
+    shapes = []
+    draw = medoid._gram_root
+    monkeypatch.setattr(medoid, "_gram_root", lambda rng, *shape: shapes.append(shape) or draw(rng, *shape))
+    found = kd.medoid_variance(300, dimension=200, n_draws=300, rng=1)
+    assert sum(size for size, *_ in shapes) >= 300
+    assert max(size * k * min(k, d) for size, k, d in shapes) <= 2**24
+    assert 0.0 < found.standard_error < 0.01
+    with pytest.raises(ProblemError, match="`n_draws` must be at most 13020 for 2000 responses in 384 dimensions; got"):
+        kd.medoid_variance(2000, dimension=384)

@@ -98,3 +98,24 @@ def test_engines_of_numbers_say_what_they_need():
     for ask, engine in ((kd.predict, "monte_carlo"), (kd.observe, "linear"), (kd.observe, "networks")):
         with pytest.raises((UnsupportedProblemError, ProblemError), match="TabularStudent"):
             ask(asked, engine=engine, n_students=5)
+
+
+def test_a_nucleus_ends_where_its_mass_is_reached():
+    for n, mass in ((10, 0.8), (10, 0.3), (20, 0.15), (7, 3 / 7), (50_000, 0.7)):
+        kept = kd.CategoricalTeacher(np.full((1, n), 1 / n)).truncated(top_p=mass).probabilities > 0
+        assert kept.sum() == round(n * mass)
+    tail = kd.CategoricalTeacher([[1 - 3e-12, 2e-12, 1e-12]])
+    np.testing.assert_array_equal(tail.truncated(top_p=1.0).probabilities, tail.probabilities)
+
+
+def test_extreme_temperatures():
+    teacher = kd.CategoricalTeacher([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.0, 0.4, 0.6]])
+    for cold in (5e-324, 1e-310, 1e-308, 1e-100):
+        np.testing.assert_array_equal(teacher.at_temperature(cold).probabilities, [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
+        assert not teacher.entropy_slope(cold).any()
+    for hot in (1e120, 1e300, 1.7e308):
+        uniform = [[1 / 3, 1 / 3, 1 / 3], [1 / 3, 1 / 3, 1 / 3], [0, 0.5, 0.5]]
+        np.testing.assert_allclose(teacher.at_temperature(hot).probabilities, uniform)
+        assert not teacher.entropy_slope(hot).any()
+    logs = np.log([0.5, 0.3, 0.2])
+    np.testing.assert_allclose(teacher.entropy_slope(1e60)[0] * 1e180, logs.var(), rtol=1e-12)

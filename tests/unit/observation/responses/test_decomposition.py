@@ -259,3 +259,64 @@ def test_a_ratio_to_what_is_not_separable_from_zero_has_no_bounds():
 def test_saturated_entropy_is_told(responses, told):
     found = kd.decompose_responses(answers(responses=responses), embeddings=embed)
     assert any("semantic_entropy saturates" in note for note in found.attrs["notes"]) == told
+
+
+def test_embeddings_without_a_direction_are_refused():
+    table = answers()
+    vectors = embed(table["response"])
+    vectors[3] = 0.0
+    with pytest.raises(
+        DataError, match=r"`embeddings` must have a direction in every row.*1 rows of zeros, .*row 3 \("
+    ):
+        kd.decompose_responses(table, embeddings=vectors)
+    given = {prompt: np.zeros((1, 4)) if prompt == "q2" else np.ones((1, 4)) for prompt in REFERENCES}
+    with pytest.raises(DataError, match=r"`reference_embeddings` must have a direction .* 'q2'"):
+        kd.decompose_responses(table, embeddings=embed(table["response"]), reference_embeddings=given)
+    large = kd.decompose_responses(table, embeddings=1e200 * embed(table["response"]))
+    plain = kd.decompose_responses(table, embeddings=embed)
+    assert large.mean("embedding_total").estimate == pytest.approx(plain.mean("embedding_total").estimate)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c, lambda c: c.iloc[::-1], lambda c: c.assign(response=c.response.str.upper() + "!")]
+)
+def test_copies_in_another_order_or_in_capitals_are_refused(change):
+    table = answers(students=3, prompts=20).drop(columns="response_index")
+    copied = change(table[table["student"] == 0].assign(student=9.0))
+    with pytest.raises(DuplicateStudentsError, match=r"students 0.* and 9"):
+        kd.decompose_responses(pd.concat([table, copied]))
+
+
+def test_students_that_agree_by_chance_are_no_copies():
+    rng = np.random.default_rng(4)
+    for seed in range(40):  # greedy answers that half of all students give, and sets of two answers out of two
+        words = rng.choice(["yes", "no"], size=(4, 5))
+        words[3] = words[0] if seed % 2 else words[3]
+        greedy = [(s, i, words[s, i]) for s in range(4) for i in range(5)]
+        sampled = [(s, i, word) for s in range(4) for i in range(5) for word in rng.permutation(["yes", "no"])]
+        for rows in (greedy, sampled):
+            kd.decompose_responses(pd.DataFrame(rows, columns=["student", "prompt_id", "response"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "measure"),
+    [({"similarity": 0.5}, "gini_total"), ({"bulk": 0.5}, "hallucination"), ({"fuzzy_threshold": 0.6}, "fuzzy_match")],
+)
+def test_differences_of_other_settings_are_refused(options, measure):
+    one = kd.decompose_responses(answers(), embeddings=embed, references=REFERENCES)
+    other = kd.decompose_responses(answers(seed=2), embeddings=embed, references=REFERENCES, **options)
+    with pytest.raises(ComparisonError, match=f"`other` must have the {next(iter(options))} .*{measure}"):
+        one.difference(other)
+    texts = [kd.decompose_responses(answers(seed=seed), similarity=0.5 + 0.1 * seed) for seed in (1, 2)]
+    assert texts[0].difference(texts[1]).attrs["notes"] == ()  # no measure of texts rests on it
+
+
+def test_differences_of_other_numbers_of_answers_are_noted():
+    one = kd.decompose_responses(answers(), embeddings=embed)
+    other = kd.decompose_responses(answers(seed=2, responses=5, teacher=8), embeddings=embed)
+    with pytest.warns(kd.errors.ApproximationWarning) as told:
+        notes = one.difference(other).attrs["notes"]
+    assert [str(each.message) for each in told] == list(notes)
+    assert "3 to 3 against 5 to 5; part of the difference of " in notes[0]
+    assert "distinct_responses" in notes[0]
+    assert "answers of the teacher: 10 against 8" in notes[1]

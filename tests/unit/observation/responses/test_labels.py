@@ -158,3 +158,27 @@ def test_an_empty_response_cannot_be_learnt():
     table.loc[5, "response"] = " "
     with pytest.raises(DataError, match="1 empty, first in row 5"):
         kd.choose_labels(table, "single", n_students=4, n_responses=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: pd.concat([t, t[t["response_index"] == 7]]), "once; got 7 to 'q0' in rows 7 and 36"),
+        (lambda t: t.assign(response_index=t["response_index"].astype(float).replace(3.0, np.nan)), "nan in row 3"),
+        (
+            lambda t: t.assign(response_index=t["response_index"].map("r{}".format)),
+            "be a number in every row; got 'r0'",
+        ),
+        (lambda t: t.assign(response_index=[[i] for i in t["response_index"]]), "be a number in every row"),
+    ],
+)
+def test_responses_are_numbered_once(change, message):
+    with pytest.raises(DataError, match=message):
+        kd.choose_labels(change(teacher()), "single", n_students=4, n_responses=3)
+
+
+def test_numbers_written_as_text_are_numbers():
+    plain = kd.choose_labels(teacher(), "multi_response", n_students=4, n_responses=3).table
+    text = teacher().assign(response_index=lambda t: t["response_index"].astype(str))
+    found = kd.choose_labels(text, "multi_response", n_students=4, n_responses=3).table
+    assert found["response"].tolist() == plain["response"].tolist()
