@@ -34,7 +34,14 @@ def decompose_response_file(
 
 
 def _references(path: Path) -> dict[Any, list[str]]:
-    frame = read_questions(path, question="prompt_id")
+    try:
+        frame = read_questions(path, question="prompt_id")
+    except DataError as missing:
+        try:
+            frame = read_questions(path)  # keyed by the prompts themselves, as answers may be
+        except DataError:
+            raise DataError(f"--references {path.name}: {missing}") from None
+        return dict(zip(frame["prompt"], frame["references"], strict=True))
     return dict(zip(frame["prompt_id"], frame["references"], strict=True))
 
 

@@ -185,7 +185,7 @@ class Plan:
         lines = [f"{'same money':<16}{head}{'loss':>8}", "-" * WIDTH]
         near = self.neighbours
         lines += [
-            self._row(row) + f"{100 * loss:>7.3g}%" for row, loss in zip(near.itertuples(), near["loss"], strict=True)
+            self._row(row) + f"{100 * loss:>7.2f}%" for row, loss in zip(near.itertuples(), near["loss"], strict=True)
         ]
         lines += ["", f"{'other money':<16}{head}", "-" * WIDTH]
         shown = np.unique(np.linspace(0, len(self.frontier) - 1, N_NEIGHBOURS).round().astype(int))

@@ -163,6 +163,20 @@ def decompose_responses(
             )
     elif reference_embeddings is not None:
         raise invalid("reference_embeddings", "go with `embeddings`", "no embeddings", DataError)
+    missing = [
+        what
+        for what, given in (
+            ("embeddings", embeddings is not None),
+            ("references", wrong is not None),
+            ("answers of the teacher", answers.n_teacher > 0),
+        )
+        if not given
+    ]
+    if missing and len(missing) < 3:
+        notes.append(
+            f"No hallucination rate: it needs {' and '.join(missing)} too (a hallucination has no match "
+            "and is not usual for the teacher either)."
+        )
     notes += _remarks(answers)
     kept = [name for name in MEASURES if name in found]
     contributions = xr.DataArray(
