@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdstats.errors import DataError, MissingDependencyError
+from kdstats.observation.columns import with_missing_numbers
 from kdstats.study.file import Study
 
 __all__ = ["optional_keys", "read_long_table", "study_of_csv"]
@@ -30,13 +31,16 @@ def study_of_csv(path: Path, *, noise_variance: str | None = None, **flags: Any)
 
 
 def read_long_table(path: Path) -> Any:
-    """Read a long table of predictions, CSV or Parquet by its suffix, as a DataFrame."""
+    """Read a long table of predictions, CSV or Parquet by its suffix, as a DataFrame.
+
+    An empty cell is missing; ``NA`` is missing among numbers, and text among text.
+    """
     import pandas as pd
 
     if path.suffix.lower() in PARQUET:
         return _read_parquet(path)
     try:
-        return pd.read_csv(path)
+        return with_missing_numbers(pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False))
     except OSError as error:
         raise DataError(f"`table` must be a readable file; got {str(path)!r} ({error.strerror})") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:

@@ -90,21 +90,26 @@ class VarianceAttribution:
         Returns
         -------
         xarray.Dataset
-            Dims source, point, output and ``ci_bound``. Exactly 0 for a source that is off. As for the components,
-            bounds below 0 say that the data do not exclude 0; Gaussian effects are assumed.
+            Dims source, point, output and ``ci_bound``. Exactly 0 for a source that is off. Bounds end at 0 and 1,
+            which indices cannot pass; a bound of 0 says that the data do not exclude 0. ``attrs["clipped"]`` names
+            the sources where that took something off. Gaussian effects are assumed.
         """
         prob = as_probability("prob", prob)
         squares, df, _ = self._squares()
         total = self._rows("total_order")[1]
-        found = {}
+        found, clipped = {}, set()
         for kind in ("first_order", "total_order"):
             bounds = [
                 np.zeros((*squares.shape[1:], 2)) if row is None else ratio_interval(row, total, squares, df, prob=prob)
                 for row in self._rows(kind)[0]
             ]
-            found[kind] = ((*INDEX_DIMS, "ci_bound"), np.stack(bounds))
+            plain = np.stack(bounds)
+            possible = np.clip(plain, 0.0, 1.0)
+            beyond = (np.abs(possible - plain) > 0).any(axis=(1, 2, 3))
+            clipped |= {source for source, is_beyond in zip(SOURCES, beyond, strict=True) if is_beyond}
+            found[kind] = ((*INDEX_DIMS, "ci_bound"), possible)
         coords = {**self.first_order.coords, "ci_bound": ["lower", "upper"]}
-        return xr.Dataset(found, coords, {"prob": prob})
+        return xr.Dataset(found, coords, {"prob": prob, "clipped": tuple(s for s in SOURCES if s in clipped)})
 
     def average(self) -> VarianceAttribution:
         """Return the attribution of the variance averaged over points and outputs."""
@@ -136,6 +141,8 @@ class VarianceAttribution:
         for source, reason in self.inactive.items():
             lines += textwrap.wrap(f"{source} adds exactly 0: {reason}.", WIDTH)
         lines.append("Intervals are for Gaussian effects and errors.")
+        beyond = mean.interval(prob).attrs["clipped"]
+        lines += textwrap.wrap(f"Intervals end at what is possible: {', '.join(beyond)}.", WIDTH) if beyond else []
         return "\n".join([*lines, "", self.components.summary(prob)])
 
     def _squares(self) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -96,32 +96,42 @@ class ClassComponents(ClassParts):
         -------
         xarray.DataArray
             Dims ``component``, ``point`` and ``ci_bound`` (``lower``, ``upper``). NaN where students agree exactly or
-            there are fewer than three.
+            there are fewer than three. ``attrs["clipped"]`` names components with a bound that was beyond what is
+            possible, and is now that limit.
 
         Notes
         -----
         Student's t with one degree of freedom less than students: of the logarithm of ``inter_student`` and
-        ``mutual_information`` (before what the noise of outputs adds is taken off, so that bounds may be negative),
-        of the logit of ``intra_student`` and ``expected_entropy`` between 0 and their maximum, and of totals as they
-        are. The measured coverage is on the theory page "Class predictions".
+        ``mutual_information`` (before what the noise of outputs adds is taken off), of the logit of ``intra_student``
+        and ``expected_entropy`` between 0 and their maximum, and of totals as they are. A total that no student moves
+        although they differ, as it may be at its maximum, has the distances of the bounds of its parts, squared and
+        added. Bounds end at 0 and at the maximum of equally likely classes, which costs no coverage. The measured
+        coverage is on the theory page "Class predictions".
         """
         prob = as_probability("prob", prob)
         quantile = stdtrit(np.maximum(self.n_students.values - 1, 1), 0.5 + prob / 2)
         unit = UNITS[self.attrs["unit"]]
         n_classes = len(self.attrs["classes"])
-        top = {"intra_student": 1.0 - 1.0 / n_classes, "expected_entropy": float(np.log(n_classes)) / unit}
+        most = np.where(np.isin(COMPONENTS, GINI), 1.0 - 1.0 / n_classes, np.log(n_classes) / unit)
         bounds = np.full((*self.estimate.shape, 2), np.nan)
         for i, name in enumerate(COMPONENTS):
             value, error = self.estimate.values[i], self.standard_error.values[i]
             if name in ("inter_student", "mutual_information"):
                 bounds[i] = _log_interval(value, quantile * error, np.maximum(value, self.plug_in.values[i]))
-            elif name in top:
-                bounds[i] = _logit_interval(value, quantile * error, top[name])
+            elif name in ("intra_student", "expected_entropy"):
+                bounds[i] = _logit_interval(value, quantile * error, float(most[i]))
             else:
                 bounds[i] = value[:, None] + (quantile * error)[:, None] * [-1.0, 1.0]
             bounds[i][~(error > ROUNDING)] = np.nan
+        for i in (2, 5):
+            apart = np.sqrt(((bounds[i - 2 : i] - self.estimate.values[i - 2 : i, :, None]) ** 2).sum(axis=0))
+            whole = self.estimate.values[i][:, None] + apart * [-1.0, 1.0]
+            bounds[i] = np.where(np.isnan(bounds[i]), whole, bounds[i])
         coords = {**self.estimate.coords, "ci_bound": ["lower", "upper"]}
-        return xr.DataArray(bounds, coords, (*DIMS, "ci_bound"), attrs={"prob": prob})
+        possible = np.clip(bounds, 0.0, most[:, None, None])
+        beyond = (np.abs(possible - bounds) > ROUNDING).any(axis=(1, 2))
+        clipped = tuple(name for name, is_beyond in zip(COMPONENTS, beyond, strict=True) if is_beyond)
+        return xr.DataArray(possible, coords, (*DIMS, "ci_bound"), attrs={"prob": prob, "clipped": clipped})
 
     def to_dataframe(self, prob: float = 0.95) -> pd.DataFrame:
         """Return a long table: one row per component and point, with intervals of coverage ``prob``."""
@@ -134,7 +144,8 @@ class ClassComponents(ClassParts):
     def summary(self, prob: float = 0.95) -> str:
         """Return a printable table of the averages over points, with intervals and what to know about them."""
         mean = self.average()
-        bounds = mean.interval(prob).values[:, 0]
+        interval = mean.interval(prob)
+        bounds = interval.values[:, 0]
         heads = ("estimate", "std err", f"[{(1 - prob) / 2:.4g}", f"{(1 + prob) / 2:.4g}]", "share", "plug-in")
         width = 20
         rule = width + 10 * len(heads)
@@ -165,7 +176,9 @@ class ClassComponents(ClassParts):
             "points; of single points .91 to .97 was measured at 95% with 30 students."
         )
         marks = [f"UNRELIABLE: {', '.join(self.attrs['unreliable'])}."] if self.attrs.get("unreliable") else []
-        notes = [promise, *self.attrs["notes"], *marks, *self.attrs.get("unreliable_because", ())]
+        limits = ["Intervals end at what is possible: " + ", ".join(interval.attrs["clipped"]) + "."]
+        notes = [promise, *(limits if interval.attrs["clipped"] else []), *self.attrs["notes"], *marks]
+        notes += self.attrs.get("unreliable_because", ())
         for number, note in enumerate(notes, 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
@@ -332,9 +345,18 @@ def _remarks(result: ClassComponents, mean: ClassComponents, below: Mapping[str,
     ]
     if mean.attrs["n_students"] == 2:
         remarks.append("Two students: no standard errors; the jackknife needs three.")
-    constant = int((result.standard_error.sel(component="total").values <= ROUNDING).sum())
-    if constant:
-        remarks.append(f"Students agree exactly at {constant} of {n_points} points: there are no intervals there.")
+    still = result.standard_error.sel(component="total").values <= ROUNDING
+    differ = still & (result.standard_error.sel(component="inter_student").values > ROUNDING)
+    if still.sum() > differ.sum():
+        remarks.append(
+            f"Students agree exactly at {int(still.sum() - differ.sum())} of {n_points} points: there are no intervals "
+            "there."
+        )
+    if differ.any():
+        remarks.append(
+            f"No student moves the total at {int(differ.sum())} of {n_points} points: its interval there is made of "
+            "those of its parts."
+        )
     top = 1.0 - 1.0 / len(mean.attrs["classes"])
     if mean.total.item() > top - 2 * mean.standard_error.sel(component="total").item():
         remarks.append(

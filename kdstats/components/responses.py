@@ -42,6 +42,8 @@ _COUNTED = {
     "n_teacher": (*_BULK, "cosine_to_teacher"),
 }
 WIDTH = 98
+#: Distance of a bound beyond a limit that is rounding.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,16 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     }
 )
 
+#: Least and most that a measure can be; others are rates, or at least 0.
+_LIMITS = (
+    dict.fromkeys(("cosine_to_teacher", "cosine_to_reference"), (-1.0, 1.0))
+    | dict.fromkeys(("squared_error", "systematic_error", "teacher_distance", "teacher_error"), (0.0, 4.0))
+    | dict.fromkeys(("embedding_inter", "embedding_intra", "embedding_total", "idiosyncratic_error"), (0.0, 1.0))
+    | dict.fromkeys(("gini_inter", "gini_intra", "gini_total", "text_inter", "text_intra", "text_total"), (0.0, 1.0))
+    | dict.fromkeys(("shared_wrong", "lone_wrong", "shared_hallucination", "teacher_spread"), (0.0, 1.0))
+    | {"distinct_responses": (1.0, float("inf"))}
+)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ResponseComponents:
@@ -160,7 +172,8 @@ class ResponseComponents:
         ----------
         measure : str
         prob : float, default 0.95
-            Coverage. Of rates, Clopper-Pearson with an effective sample size, at least this; of others, t.
+            Coverage. Of rates, Clopper-Pearson with an effective sample size, at least this; of others, t. Bounds end
+            at what the measure can be, such as 0 for a variance.
         """
         prob = as_probability("prob", prob)
         table = self._table(measure)
@@ -293,15 +306,23 @@ class ResponseComponents:
             numbers = "".join(f"{row[key]:>#10.3g}" for key in ("estimate", "standard_error", "lower", "upper"))
             lines.append(f"{name:<{width}}{numbers}  {MEASURES[name].meaning}")
         lines.append("=" * WIDTH)
+        clipped = [name for name in self.measures if self._is_clipped(name, prob)]
+        limits = [f"Intervals end at what is possible: {', '.join(clipped)}."] if clipped else []
         promise = (
             f"{100 * prob:g}% intervals for students and prompts of any law, from jackknives: about {100 * prob:g}%."
         )
-        for number, note in enumerate([promise, *self.attrs["notes"]], 1):
+        for number, note in enumerate([promise, *limits, *self.attrs["notes"]], 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
 
     def _is_separable(self, measure: str, prob: float) -> bool:
         return bool(mean_interval(crossed_mean(self._table(measure)), prob)[0] > 0)
+
+    def _is_clipped(self, measure: str, prob: float) -> bool:
+        return not MEASURES[measure].is_rate and any(
+            abs(plain - bound) > ROUNDING
+            for plain, bound in zip(mean_interval(self.mean(measure), prob), self.interval(measure, prob), strict=True)
+        )
 
     def _table(self, measure: str) -> FloatArray:
         if measure not in self.measures:
@@ -318,7 +339,8 @@ class ResponseComponents:
 def _interval(name: str, mean: CrossedMean, *, prob: float, n_inputs: int) -> tuple[float, float]:
     if MEASURES[name].is_rate:
         return rate_interval(mean, prob, n_inputs=n_inputs)
-    return mean_interval(mean, prob)
+    lower, upper = np.clip(mean_interval(mean, prob), *_LIMITS.get(name, (0.0, np.inf)))
+    return float(lower), float(upper)
 
 
 def _per_unit(table: FloatArray) -> FloatArray:

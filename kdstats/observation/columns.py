@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ from kdstats.errors import DataError, IgnoredColumnsWarning, invalid
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["key_codes", "listed", "output_values"]
+__all__ = ["key_codes", "listed", "output_values", "with_missing_numbers"]
 
 FloatArray = NDArray[np.float64]
 
 #: Column of outputs, or how the names of several begin, where the caller names none.
 DEFAULT_VALUE = "value"
+#: How missing numbers are written; in a column of text these are text, and only an empty cell is missing.
+MISSING = frozenset({"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "#NA"})
 #: Names of columns that a message lists.
 LISTED = 8
 
@@ -62,11 +64,16 @@ def key_codes(frame: pd.DataFrame, key: str) -> tuple[NDArray[np.int64], list[An
     Raises
     ------
     DataError
-        If a label is missing, or text and other labels are mixed.
+        If a label is missing, text and other labels are mixed, or one is a list or an object.
     """
     import pandas as pd
 
-    codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
+    try:
+        codes, labels = pd.factorize(frame[key], use_na_sentinel=True)
+    except TypeError:
+        odd = next((i, label) for i, label in enumerate(frame[key]) if not isinstance(label, Hashable))
+        shown = f"{odd[1]!r} in row {odd[0]}"
+        raise invalid(f"table[{key!r}]", "hold labels (text or numbers)", shown, DataError) from None
     absent = codes < 0
     if absent.any():
         shown = f"{int(absent.sum())} missing, the first in row {int(absent.argmax())}"
@@ -77,6 +84,26 @@ def key_codes(frame: pd.DataFrame, key: str) -> tuple[NDArray[np.int64], list[An
         shown = f"{labels[0]!r} in row 0 and {labels[codes[row]]!r} in row {row}"
         raise invalid(f"table[{key!r}]", "not mix text with other labels", shown, DataError)
     return codes.astype(np.int64, copy=False), list(labels)
+
+
+def with_missing_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table read with empty cells alone as missing, columns of numbers with those marked missing as numbers.
+
+    ``NA`` and its like are a missing number among numbers, and text (the country code, say) among text.
+    """
+    import pandas as pd
+
+    found = frame.copy(deep=False)
+    for column in frame.columns:
+        series = frame[column]
+        if pd.api.types.is_numeric_dtype(series.dtype):
+            continue
+        marked = series.isin(MISSING)
+        if marked.any() and (series.notna() & ~marked).any():
+            numbers = pd.to_numeric(series.mask(marked), errors="coerce")
+            if (numbers.notna() == (series.notna() & ~marked)).all():
+                found[column] = numbers
+    return found
 
 
 def listed(names: Any) -> str:

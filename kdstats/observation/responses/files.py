@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdstats.errors import DataError, MissingDependencyError, invalid
-from kdstats.observation.columns import listed
+from kdstats.observation.columns import listed, with_missing_numbers
 from kdstats.problem.validation import as_choice
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def read_responses(path: str | Path, *, columns: Mapping[str, str] | None = None
     Returns
     -------
     DataFrame
-        With at least ``prompt_id`` and ``response``, as text. An empty CSV cell is an empty answer. Without a column
-        ``prompt_id``, ``prompt`` stands for it.
+        With at least ``prompt_id`` and ``response``, as text. An empty CSV cell is an empty answer; ``NA`` is missing
+        among numbers, and text among text. Without a column ``prompt_id``, ``prompt`` stands for it.
 
     Raises
     ------
@@ -202,7 +202,11 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.DataFrame(rows)
     if suffix == ".csv":
         try:
-            return pd.read_csv(path, dtype={"response": str, "prompt_id": str}, keep_default_na=False, na_values=[""])
+            text: dict[Any, type] = {"response": str, "prompt_id": str}
+            frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+            rest = [column for column in frame.columns if column not in text]
+            frame[rest] = with_missing_numbers(frame[rest])
+            return frame
         except (OSError, ValueError) as error:
             raise DataError(f"`path` must be a CSV file with a header and rows; got {path.name!r} ({error})") from None
     if suffix in PARQUET:

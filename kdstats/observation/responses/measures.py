@@ -51,6 +51,10 @@ def text_measures(answers: Answers) -> dict[str, FloatArray]:
         ended = answers.frame["ended"].iloc[answers.rows]
         if ended.isna().any():
             raise invalid("table['ended']", "be True or False", "missing values", DataError)
+        if not ended.isin([True, False]).all():
+            raise invalid(
+                "table['ended']", "be True or False", repr(ended[~ended.isin([True, False])].iloc[0]), DataError
+            )
         found["ended"] = answers.cell_means(ended.to_numpy(dtype=np.float64))
     _, codes = np.unique(np.array(texts, dtype=object), return_inverse=True)
     found |= {f"text_{name}": values for name, values in zip(CLASSES, _classes(answers, codes.ravel()), strict=False)}

@@ -111,3 +111,25 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
     result = run("decompose-classes", tmp_path / "no.csv")
     assert result.returncode == 2
     assert "must be a readable file" in result.stderr
+
+
+def test_a_country_code_is_no_missing_label(tmp_path):
+    rows = [("NA", "US"), ("US", "NA"), ("US", "US"), ("NA", "NA")]
+    text = "".join(f"{s},{r},0,{x}\n" for s, pair in enumerate(rows) for r, x in enumerate(pair))
+    (tmp_path / "codes.csv").write_text("student,replicate,point,label\n" + text)
+    done = run("decompose-classes", tmp_path / "codes.csv", "--kind", "labels", "--json")
+    assert json.loads(done.stdout)["attrs"]["classes"] == ["NA", "US"]
+    (tmp_path / "empty.csv").write_text("student,replicate,point,label\n" + text.replace("NA", ""))
+    assert "hold a label in every row" in run("decompose-classes", tmp_path / "empty.csv", "--kind", "labels").stderr
+
+
+def test_a_missing_probability_is_one_however_it_is_written(tmp_path):
+    p = np.random.default_rng(1).dirichlet([1.0, 1.0], 12)
+    rows = [f"{i},{a:.6f},{1 - round(a, 6):.6f}" for i, (a, _) in enumerate(p)]
+    found = []
+    for mark in ("NA", "nan", ""):
+        lines = ["student,p_a,p_b", *rows, f"12,{mark},0.5"]
+        (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+        options = ("--classes", "p_*", "--nan-policy", "omit", "--json")
+        found.append(json.loads(run("decompose-classes", tmp_path / "p.csv", *options).stdout)["average"])
+    assert found[0] == found[1] == found[2]

@@ -70,3 +70,31 @@ def test_bad_files_are_named(logged):
     assert (done.returncode, "numpy.save" in done.stderr) == (2, True)
     done = run("decompose-responses", folder / "nowhere.csv")
     assert (done.returncode, "nowhere" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("key", "value"), [("prompt_id", ["a"]), ("student", {"name": 1}), ("response_index", [1])])
+def test_lists_and_objects_are_no_labels(tmp_path, key, value):
+    rows = [{"prompt_id": "a", "student": s, "response": "x", "response_index": s} | {key: value} for s in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run("decompose-responses", tmp_path / "log.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"kdstats: `table['{key}']` must hold labels (text or numbers); got {value!r} in row 0"
+    )
+
+
+def test_ended_is_true_or_false(tmp_path):
+    rows = [{"prompt_id": p, "student": s, "response": "x", "ended": "yes"} for p in "ab" for s in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert (
+        "`table['ended']` must be True or False; got 'yes'" in run("decompose-responses", tmp_path / "log.jsonl").stderr
+    )
+
+
+def test_missing_students_and_country_codes(tmp_path):
+    lines = [f"{p},{s},{a}" for p in ("q0", "q1") for s, a in ((1, "NA"), (2, "US"), ("NA", "NA"), ("", "NA"))]
+    (tmp_path / "log.csv").write_text("\n".join(["prompt_id,student,response", *lines]) + "\n")
+    done = run("decompose-responses", tmp_path / "log.csv", "--json")
+    found = json.loads(done.stdout)
+    assert found["attrs"]["n_teacher"] == 2
+    assert next(row for row in found["measures"] if row["measure"] == "text_total")["estimate"] == 1.0

@@ -170,3 +170,15 @@ def test_independent_interactions_keep_their_degrees_of_freedom_nearly():
     df = answer.components.mean_squares["df"].values[-1].ravel()
     assert (df <= 14.0**2).all()
     assert np.median(df) > 0.5 * 14.0**2
+
+
+def test_indices_have_no_bounds_beyond_0_and_1():
+    answer, clipped = attribution(effects(np.random.default_rng(3))[..., :5, :]), set()
+    for prob in (0.5, 0.99, 0.9999):
+        bounds = answer.interval(prob)
+        for kind in ("first_order", "total_order"):
+            assert bounds[kind].min() >= 0.0
+            assert bounds[kind].max() <= 1.0
+        clipped |= set(bounds.attrs["clipped"])
+    assert clipped
+    assert "Intervals end at what is possible: " in answer.summary(0.9999)

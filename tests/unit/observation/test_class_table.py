@@ -361,3 +361,23 @@ def test_rounded_probabilities_need_leave():
         decompose(frame)
     answer = decompose(frame, sum_tolerance=0.02)
     assert abs(answer.average().total.item() - decompose().average().total.item()) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.KdstatsWarning")
+def test_intervals_end_at_what_is_possible():
+    rows = [(s, p, r, "ab"[r]) for s in range(6) for p in range(3) for r in range(2)]
+    table = pd.DataFrame(rows, columns=["student", "point", "replicate", "label"])
+    table.loc[0, "label"] = "b"
+    mean = kd.decompose_classes(table, "labels").average()
+    bounds = mean.interval()
+    assert set(bounds.attrs["clipped"]) >= {"inter_student", "intra_student"}
+    gini = bounds.values[:3, 0]
+    assert gini[0].tolist() == [0.0, 0.5]
+    assert gini[1].tolist() == [0.5, 0.5]  # its unbiased estimate and interval are beyond: .80 to 1.09
+    assert 0.0 < gini[2, 0] < gini[2, 1] == 0.5  # no student moves the total, which has an interval all the same
+    assert (bounds.values >= 0).all()
+    assert bounds.values[3:].max() <= np.log(2)
+    text = kd.decompose_classes(table, "labels").summary()
+    assert "Intervals end at what is possible: inter_student, intra_student" in " ".join(text.split())
+    assert "No student moves the total at 3 of 3 points" in " ".join(text.split()) or "2 of 3" in text
+    assert "Students agree exactly" not in text or "2 of 3" in text

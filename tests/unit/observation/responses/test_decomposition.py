@@ -320,3 +320,16 @@ def test_differences_of_other_numbers_of_answers_are_noted():
     assert "3 to 3 against 5 to 5; part of the difference of " in notes[0]
     assert "distinct_responses" in notes[0]
     assert "answers of the teacher: 10 against 8" in notes[1]
+
+
+def test_intervals_of_measures_end_at_what_they_can_be():
+    rows = [(s, p, "yes" if (s, p) == (0, 0) else "no") for s in range(6) for p in range(4) for _ in range(3)]
+    found = kd.decompose_responses(
+        pd.DataFrame(rows, columns=["student", "prompt_id", "response"]), allow_duplicates=True
+    )
+    frame = found.to_dataframe(0.999)
+    assert frame["lower"]["text_inter"] == frame["lower"]["text_total"] == 0.0
+    assert frame["lower"]["distinct_responses"] == 1.0
+    assert (frame["upper"][["text_inter", "text_intra", "text_total"]] <= 1.0).all()
+    assert "Intervals end at what is possible: text_inter" in found.summary(0.999)
+    assert found.interval("words", 0.9) == (1.0, 1.0)
