@@ -173,7 +173,7 @@ def test_independent_interactions_keep_their_degrees_of_freedom_nearly():
 
 
 def test_indices_have_no_bounds_beyond_0_and_1():
-    answer, clipped = attribution(effects(np.random.default_rng(3))[..., :5, :]), set()
+    answer, clipped = attribution(effects(np.random.default_rng(3), b=0.0)[..., :5, :]), set()
     for prob in (0.5, 0.99, 0.9999):
         bounds = answer.interval(prob)
         for kind in ("first_order", "total_order"):
