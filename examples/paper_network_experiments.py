@@ -63,6 +63,7 @@ class Scale:
     fractions: tuple[float, ...] = FRACTIONS
     perturbations: tuple[float, ...] = PERTURBATIONS
     data: tuple[str, ...] = ("digits", "wine", "breast cancer", "MNIST")
+    temperatures: tuple[float, ...] = (1.0, 4.0)
 
 
 QUICK = Scale(
@@ -479,24 +480,19 @@ def entropies(_: Boston, scale: Scale, say: Say) -> Findings:
         say(f"teachers of {name}")
         onehot, both = np.eye(int(y.max()) + 1)[y], np.vstack([X, query])
         teachers = class_students(X, onehot, both, 128, n=scale.n_teachers, labels="soft", rng=stream(name, "teachers"))
-        table = {"teacher": [p[len(X) :][None] for p in teachers]}
-        for kind in LABELS:
-            say(f"students of {name}, {kind} labels")
-            options: dict[str, Any] = {"n": scale.students_per_teacher, "labels": kind}
-            table[kind] = [
-                class_students(X, p[: len(X)], query, 64, rng=stream(name, kind, number), **options)
-                for number, p in enumerate(teachers)
-            ]
-        whole = np.array([entropy_of(p).mean() for p in table["teacher"]])
-        for kind, predictions in table.items():
-            found.points += entropy_points(name, kind, predictions, truth)
-            if kind != "teacher":
-                logs = np.log([entropy_of(p).mean() for p in predictions]) - np.log(whole)
-                found.points.append(ratio_point(f"{name}: {kind} over teacher", logs))
-        for which in ("all", "correct", "incorrect"):
-            cells = [found.series(f"{name}: {kind}, {which}") for kind in ("teacher", *LABELS)]
-            shown = [f"{c[0].measured:.3f} [{c[0].lower:.3f}, {c[0].upper:.3f}]" if c else "none" for c in cells]
-            rows.append(f"| {name} | {which} | " + " | ".join(shown) + " |")
+        for temperature in scale.temperatures:
+            at = titled(name, temperature)
+            say(f"students of {at}")
+            softened = teachers ** (1.0 / temperature)
+            rows += entropies_of_students(
+                at,
+                softened / softened.sum(axis=2, keepdims=True),
+                X=X,
+                query=query,
+                truth=truth,
+                scale=scale,
+                found=found,
+            )
     found.figures["entropy"] = draw_entropy(found, scale)
     ratios = "; ".join(
         f"{p.quantity} {p.measured:.2f} [{p.lower:.2f}, {p.upper:.2f}]" for p in found.points if " over " in p.quantity
@@ -504,11 +500,50 @@ def entropies(_: Boston, scale: Scale, say: Say) -> Findings:
     found.text = [
         f"Mean predictive entropy at the test points in nats, {scale.n_teachers} teachers with "
         f"{scale.students_per_teacher} students each on each kind of labels; intervals over teachers. A student's "
-        "answers are apart by whether it, not its teacher, is right.",
+        "answers are apart by whether it, not its teacher, is right. T = 4: the same teachers at temperature 4, which "
+        "have doubts; teachers trained on the truth have hardly any.",
         "\n".join(rows),
         f"Ratios (geometric mean over teachers): {ratios}.",
     ]
     return found
+
+
+def entropies_of_students(
+    name: str,
+    teachers: FloatArray,
+    *,
+    X: FloatArray,
+    query: FloatArray,
+    truth: NDArray[np.int64],
+    scale: Scale,
+    found: Findings,
+) -> list[str]:
+    """Train students on each kind of labels of teachers known at training and test inputs; return rows of the table."""
+    table = {"teacher": [p[len(X) :][None] for p in teachers]}
+    for kind in LABELS:
+        table[kind] = [
+            class_students(
+                X, p[: len(X)], query, 64, rng=stream(name, kind, i), n=scale.students_per_teacher, labels=kind
+            )
+            for i, p in enumerate(teachers)
+        ]
+    whole = np.array([entropy_of(p).mean() for p in table["teacher"]])
+    for kind, predictions in table.items():
+        found.points += entropy_points(name, kind, predictions, truth)
+        if kind != "teacher":
+            logs = np.log([entropy_of(p).mean() for p in predictions]) - np.log(whole)
+            found.points.append(ratio_point(f"{name}: {kind} over teacher", logs))
+    rows = []
+    for which in ("all", "correct", "incorrect"):
+        cells = [found.series(f"{name}: {kind}, {which}") for kind in ("teacher", *LABELS)]
+        shown = [f"{c[0].measured:.3f} [{c[0].lower:.3f}, {c[0].upper:.3f}]" if c else "none" for c in cells]
+        rows.append(f"| {name} | {which} | " + " | ".join(shown) + " |")
+    return rows
+
+
+def titled(name: str, temperature: float) -> str:
+    """Return how a data set is called whose teachers speak at a temperature."""
+    return name if temperature == 1.0 else f"{name}, T = {temperature:g}"
 
 
 def entropy_points(name: str, kind: str, predictions: Sequence[FloatArray], truth: NDArray[np.int64]) -> list[Point]:
@@ -671,19 +706,20 @@ def draw_entropy(found: Findings, scale: Scale) -> Figure:
     """Draw mean entropies of teacher and students, correct and incorrect answers apart."""
     figure = new_figure(width=9.0, height=4.8)
     panels = figure.subplots(1, 2, sharey=True)
+    shown = [titled(name, temperature) for name in scale.data for temperature in scale.temperatures]
     looks = {"teacher": (INK, "D"), "hard": (VERMILLION, "o"), "sampled": (GREEN, "^"), "soft": (BLUE, "s")}
     for axes, which in zip(panels, ("correct", "incorrect"), strict=True):
         for place, (kind, (colour, marker)) in enumerate(looks.items()):
-            for index, name in enumerate(scale.data):
+            for index, name in enumerate(shown):
                 for p in found.series(f"{name}: {kind}, {which}"):
                     x = index + 0.16 * (place - 1.5)
                     axes.vlines(x, max(p.lower, 1e-4), p.upper, color=colour, lw=1.4)
                     axes.plot(
                         [x], [max(p.measured, 1e-4)], ls="none", marker=marker, ms=5, mfc="white", mec=colour, mew=1.4
                     )
-        axes.set_xticks(range(len(scale.data)), scale.data)
+        axes.set_xticks(range(len(shown)), [name.replace(", T", "\nT") for name in shown], fontsize=7)
         axes.set(yscale="log", title=f"{which} answers")
-        axes.set_xlim(-0.5, len(scale.data) - 0.5)
+        axes.set_xlim(-0.5, len(shown) - 0.5)
     panels[0].set_ylabel("Mean predictive entropy [nats]")
     names = {"teacher": "teacher", "hard": "hard labels", "sampled": "sampled labels", "soft": "soft labels"}
     handles = [handle(names[kind], colour=colour, marker=marker) for kind, (colour, marker) in looks.items()]
