@@ -43,11 +43,8 @@ class SentenceEmbedder:
     Notes
     -----
     Mean pooling under the attention mask and division by the length, as sentence-transformers does for its MiniLM
-    models [1]_. Two texts are as close as the cosine of their vectors, which is their inner product.
-
-    References
-    ----------
-    .. [1] Reimers, N. & Gurevych, I. (2019), Sentence-BERT, *EMNLP*.
+    models (Reimers, N. & Gurevych, I. (2019), Sentence-BERT, *EMNLP*). Two texts are as close as the cosine of their
+    vectors, which is their inner product.
     """
 
     def __init__(self, model: str | Path | None = None, *, batch_size: int = 128, max_tokens: int = 256) -> None:
