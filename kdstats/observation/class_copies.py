@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import pdtrc
+from scipy.special import rel_entr
 
 from kdstats.observation.duplicates import FALSE_ALARM, agreeing_students, duplicate_error
 from kdstats.problem.categorical import DirichletStudent, TabularStudent
@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 
 
 def refuse_copied_classes(probabilities: FloatArray, problem: DistillationProblem) -> None:
-    """Raise an error if more pairs of students are equal than equal labels explain.
+    r"""Raise an error if more pairs of students are equal than equal labels explain.
 
     Nothing is refused where students may rightly be equal: their labels do not vary, or rows are resampled.
 
@@ -31,6 +31,13 @@ def refuse_copied_classes(probabilities: FloatArray, problem: DistillationProble
     ------
     DuplicateStudentsError
         Where so many equal pairs have a probability below one in a million.
+
+    Notes
+    -----
+    Pairs share students, so that their number has wider tails than a Poisson law: where the likeliest labels have a
+    probability of their own, a few more students with them make thousands of pairs. Two bounds hold for all: n pairs or
+    more have at most the probability expected / n (Markov), and a share u of the pairs at most
+    :math:`e^{-\lfloor S/2\rfloor\,KL(u\Vert p)}` (Hoeffding 1963, section 5, for U-statistics).
     """
     design = problem.design
     if "teacher_output" not in design.sources or design.strategy == "soft_labels" or problem.resample_size is not None:
@@ -38,9 +45,18 @@ def refuse_copied_classes(probabilities: FloatArray, problem: DistillationProble
     rows = probabilities.reshape(len(probabilities), -1)
     groups = agreeing_students(rows, np.zeros(rows.shape[1]))
     n_pairs = sum(len(group) * (len(group) - 1) // 2 for group in groups)
-    expected = 0.5 * len(rows) * (len(rows) - 1) * chance_of_agreement(problem)
-    if n_pairs and float(pdtrc(n_pairs - 1, expected)) < FALSE_ALARM:
+    if n_pairs and _tail(n_pairs, len(rows), chance_of_agreement(problem)) < FALSE_ALARM:
         raise duplicate_error(groups, np.arange(len(rows)))
+
+
+def _tail(n_pairs: int, n_students: int, chance: float) -> float:
+    """Return at most how probable so many equal pairs are."""
+    most = 0.5 * n_students * (n_students - 1)
+    share = n_pairs / most
+    if share <= chance:
+        return 1.0
+    divergence = float(rel_entr(share, chance) + rel_entr(1.0 - share, 1.0 - chance))
+    return min(most * chance / n_pairs, float(np.exp(-(n_students // 2) * divergence)))
 
 
 def chance_of_agreement(problem: DistillationProblem) -> float:

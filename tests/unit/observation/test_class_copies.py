@@ -45,6 +45,14 @@ def test_coincidences_are_no_copies():
     kd.observe(problem(kd.SoftmaxStudent(penalty=1.0), strategy="soft_labels"), n_students=20, rng=1)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_likely_labels_make_many_pairs_and_no_copies(k):
+    """Four thousand students of two inputs: pairs by the million, whose number varies with the students in common."""
+    law = np.array([[0.05, 0.2, 0.75], [0.1, 0.3, 0.6]])
+    for seed in range(5):
+        kd.observe(problem(kd.TabularStudent(), law, n_responses=k), n_students=4000, rng=seed)
+
+
 @pytest.mark.parametrize("student", [kd.TabularStudent(), kd.SoftmaxStudent(penalty=1.0)])
 def test_the_chance_bounds_how_often_students_agree(student):
     p = np.tile([[0.6, 0.4], [0.7, 0.3], [0.5, 0.5]], (2, 1))
@@ -55,3 +63,12 @@ def test_the_chance_bounds_how_often_students_agree(student):
     said = chance_of_agreement(asked)
     assert agree < said + 4 * np.sqrt(said / 2000)
     assert said < 3 * agree
+
+
+def test_one_copy_among_students_of_many_inputs_is_refused():
+    wide = RNG.dirichlet(np.ones(4), size=30)
+    asked = problem(kd.TabularStudent(), wide, n_responses=4)
+    seen = kd.observe(asked, n_students=30, rng=2).student_predictions.values.copy()
+    seen[7] = seen[21]
+    with pytest.raises(DuplicateStudentsError, match="got 1 of 30 that copy"):
+        refuse_copied_classes(seen, asked)
