@@ -32,10 +32,6 @@ __all__ = ["SOURCES", "refuse_other_vocabulary", "train_language_students"]
 
 #: Sources of randomness that can tell students apart before they answer.
 SOURCES = ("teacher_output", "student_initialization", "data_order")
-#: Bytes of a checkpoint up to which one is written after every step.
-LIGHT = 2**26
-#: Steps between checkpoints that are larger.
-HEAVY_STEPS = 20
 
 
 def train_language_students(
@@ -48,7 +44,7 @@ def train_language_students(
     sources: Sequence[str] = SOURCES,
     rng: Any = None,
     teacher: LanguageTeacher | None = None,
-    checkpoint_steps: int | None = None,
+    checkpoint_steps: int = 1,
     loaded: LanguageModel | None = None,
     loaded_teacher: LanguageModel | None = None,
     progress: ProgressLike = None,
@@ -75,10 +71,10 @@ def train_language_students(
         As in :func:`kdstats.streams.as_seeds`.
     teacher : LanguageTeacher, optional
         For soft labels alone: whose next-token law, at its sampling settings, takes the place of the tokens.
-    checkpoint_steps : int, optional
-        Steps after which parameters and the optimizer's moments are written. Default: every step, so that a run that is
-        killed loses the batch it was at, while that is less than 64 MB (adapters); every 20 steps above (all weights
-        of a large model, where writing would take longer than training).
+    checkpoint_steps : int, default 1
+        Steps after which parameters and the optimizer's moments are written, so that a run that is killed loses the
+        batch it was at. With method ``"full"`` that is three times the model's size (some seconds for each gigabyte):
+        more steps spare time at the risk of as many.
     loaded, loaded_teacher : LanguageModel, optional
         The models, if they are in memory; ``loaded`` is copied.
     progress : bool or callable, optional
@@ -112,7 +108,7 @@ def train_language_students(
     _check_sources(student, sources, n_students)
     if (student.labels == "soft") != (teacher is not None):
         raise invalid("teacher", "be given with labels='soft', and only then", teacher)
-    every = None if checkpoint_steps is None else as_count("checkpoint_steps", checkpoint_steps)
+    every = as_count("checkpoint_steps", checkpoint_steps)
     k = None if n_responses is None else as_count("n_responses", n_responses)
     own_answers, seeds = "teacher_output" in sources, as_seeds(rng)
     parts = student_rows(responses, n_students=n_students, n_responses=k, own_answers=own_answers)
@@ -159,7 +155,7 @@ def _train(
     *,
     record: dict[str, Any],
     law: Callable[[Batch], Any] | None,
-    every: int | None,
+    every: int,
     tell: Callable[[int], None],
 ) -> None:
     """Train one student from where it was to its last step, and write it."""
@@ -176,8 +172,6 @@ def _train(
     moments = {f"mean:{name}": value for name, value in zip(names, descent.means, strict=True)}
     moments |= {f"square:{name}": value for name, value in zip(names, descent.squares, strict=True)}
     state = {**base.trained, **moments}
-    if every is None:
-        every = 1 if sum(value.numel() * value.element_size() for value in state.values()) < LIGHT else HEAVY_STEPS
     if kept.exists():
         descent.n_steps = int(_check_record(kept, record)["step"])
         for name, value in load_file(kept).items():
