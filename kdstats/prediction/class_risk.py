@@ -162,7 +162,7 @@ class RiskDistribution:
     def mean_error(self) -> tuple[float, float]:
         """Mean cross-entropy of the fitted students less that of the law, and its standard error (NaN unchecked)."""
         S = len(self.checked)
-        if not S:
+        if S < FEWEST:
             return np.nan, np.nan
         error = np.hypot(self.checked.std(ddof=1) / np.sqrt(S), self.cross_entropy.std(ddof=1) / np.sqrt(self.n_draws))
         return float(self.checked.mean() - self.cross_entropy.mean()), float(error)
@@ -170,7 +170,7 @@ class RiskDistribution:
     @property
     def spread_ratio(self) -> tuple[float, float]:
         """Standard deviation of the fitted students over that of the law, and its standard error (NaN unchecked)."""
-        if not len(self.checked):
+        if len(self.checked) < FEWEST:
             return np.nan, np.nan
         if max(np.ptp(self.checked), np.ptp(self.cross_entropy)) <= ROUNDING * abs(self.cross_entropy.mean()):
             return 1.0, 0.0
@@ -199,7 +199,7 @@ class RiskDistribution:
             lines.append(f"  {name:14} mean {values.mean():.5g} ± {error:.2g}   sd over students {sd:.4g}")
         for name in ("flips", "errors", "disagreement"):
             lines.append(f"  {name:14} mean over points {getattr(self, name).mean():.4g}")
-        if len(self.checked):
+        if len(self.checked) >= FEWEST:
             (off, off_se), (ratio, ratio_se) = self.mean_error, self.spread_ratio
             lines.append(
                 f"  {len(self.checked)} fitted students: cross-entropy {off:+.2g} ± {off_se:.2g} higher, its sd "
@@ -292,7 +292,8 @@ def risk_distribution(
         exactness=exactness,
         checked=_fitted_entropies(problem, wanted, n_check_students, seeds),
     )
-    _warn_of_misfit(found)
+    if n_check_students:
+        _warn_of_misfit(found, n_check_students)
     return found
 
 
@@ -303,19 +304,22 @@ def _fitted_entropies(problem: DistillationProblem, wanted: FloatArray, n_studen
     if isinstance(problem.student, SoftmaxStudent):
         model = softmax_regression(problem, problem.categorical_teacher.probabilities)
         fitted = SoftmaxFitter(problem=problem, seeds=seeds.branch("risk check"), model=model).block(0, n_students)
-        with np.errstate(divide="ignore"):
-            logs = np.log(fitted.probabilities[fitted.converged])
-        return np.asarray(
-            np.nan_to_num(-np.where(wanted > 0.0, wanted * logs, 0.0), posinf=1e300).sum(axis=2).mean(axis=1)
-        )
+        p = np.maximum(fitted.probabilities[fitted.converged], np.finfo(float).tiny)
+        return np.asarray(-(wanted * np.log(p)).sum(axis=2).mean(axis=1))
     from kdstats.prediction.networks.class_response import trained_logits
 
     logits = trained_logits(problem, n_students=n_students, seeds=seeds)
     return np.asarray(-(wanted * log_softmax(logits, axis=2)).sum(axis=2).mean(axis=1))
 
 
-def _warn_of_misfit(found: RiskDistribution) -> None:
-    if not len(found.checked):
+def _warn_of_misfit(found: RiskDistribution, asked: int) -> None:
+    if len(found.checked) < FEWEST:
+        warnings.warn(
+            f"the law of the cross-entropy is not checked: {len(found.checked)} of {asked} sets of labels have a "
+            "finite fit; give SoftmaxStudent a penalty, or more responses",
+            ApproximationWarning,
+            stacklevel=3,
+        )
         return
     (off, off_se), (ratio, ratio_se) = found.mean_error, found.spread_ratio
     low, high = ratio - Z * ratio_se, ratio + Z * ratio_se

@@ -157,6 +157,19 @@ def test_a_law_that_fitted_students_do_not_show_warns(k, expected):
     assert law_of_few(k)[1] == expected
 
 
+def test_a_law_that_no_fitted_student_can_check_says_so():
+    """Four inputs, one label each and no penalty: nearly every set of labels has no finite fit."""
+    asked = kd.DistillationProblem(
+        teacher=kd.CategoricalTeacher(FEW_P, FEW),
+        student=kd.SoftmaxStudent(),
+        design=kd.Design(FEW_QUERY, n_responses=1),
+    )
+    with pytest.warns(ApproximationWarning, match="is not checked: .* of 256 sets of labels have a finite fit"):
+        law = kd.risk_distribution(asked, [0, 1, 2], rng=1)
+    assert np.isnan(law.spread_ratio).all()
+    assert "fitted students" not in law.summary()
+
+
 def test_a_loss_plus_a_constant_varies_as_before():
     losses = -np.log(P)
     plain, moved = (kd.empirical_risk(losses + shift, P, n_responses=3) for shift in (0.0, 1e8))
