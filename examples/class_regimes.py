@@ -48,13 +48,13 @@ def teacher_of(data: str) -> tuple[kd.CategoricalTeacher, np.ndarray]:
 
 
 def cases(
-    data: str, kinds: list[str]
+    data: str, kinds: list[str], responses: list[int]
 ) -> dict[tuple[str, int], tuple[kd.DistillationProblem, dict[str, dict[str, Any]]]]:
     """Return every problem with its theories by name."""
     teacher, query = teacher_of(data)
     found = {}
     epochs = 50 if data == "digits" else 100
-    for k in (1, 10):
+    for k in responses:
         design = kd.Design(query, n_responses=k, sources=ONE_START)
         if SOFTMAX in kinds:
             problem = kd.DistillationProblem(teacher=teacher, student=kd.SoftmaxStudent(penalty=1.0), design=design)
@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(DATA))
     parser.add_argument("--only", nargs="+", default=[SOFTMAX, *NETWORKS], help="kinds of student")
+    parser.add_argument("--responses", nargs="+", type=int, default=[1, 10], help="answers to an input")
     parser.add_argument("--out", type=Path, default=Path("out/class_regimes"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def main() -> None:
         writer = csv.DictWriter(handle, COLUMNS)
         writer.writeheader()
         for data in options.data:
-            for (name, k), (problem, theories) in cases(data, options.only).items():
+            for (name, k), (problem, theories) in cases(data, options.only, options.responses).items():
                 started = time.perf_counter()
                 seeds = kd.Seeds(**(dict.fromkeys(kd.Seeds.__dataclass_fields__, 1) | {"teacher_output": 2}))
                 observed = kd.observe(problem, n_students=STUDENTS[data], rng=seeds)
