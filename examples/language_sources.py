@@ -26,21 +26,17 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import language_setting
 import pandas as pd
+from language_setting import Setting, sampling_at, scale_of, teacher_at
 
 import kdstats as kd
-from kdstats.observation.language.embedding import SentenceEmbedder
-from kdstats.observation.language.models import load_language_model
-from kdstats.observation.language.parts import fetch
-from kdstats.observation.responses.files import read_trivia
 
 SEED = 20260119
-SYSTEM: str | None = "Answer in a few words."
 EXPERIMENTS = ("temperature", "weights", "outputs")
 TEMPERATURES = (0.3, 0.7, 1.0, 1.5)
 NOISE = (None, 0.01, 0.03, 0.1)
@@ -50,19 +46,13 @@ TOKENS = ("inter_student", "intra_student", "total")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class Scale(language_setting.Scale):
     """How much is run."""
 
     prompts: int = 24
-    students: int = 5
-    outputs: int = 3
     texts: int = 12
     steps: int = 30
-    batch_size: int = 8
     new_tokens: int = 16
-    layers: int = 24
-    adapted: int = 8
-    learning_rate: float = 2e-3
 
 
 QUICK = Scale(prompts=6, students=3, outputs=2, texts=4, steps=5, new_tokens=8)
@@ -74,35 +64,32 @@ class Bench:
 
     scale: Scale
     out: Path
-    model: str
-    student: kd.LanguageStudent
-    loaded: Any
-    embed: Any
-    prompts: Mapping[str, str]
-    references: Mapping[str, list[str]]
+    setting: Setting
 
     def responses(self, temperature: float, *, n_responses: int) -> pd.DataFrame:
         """Return the teacher's responses at a temperature; at 0 there is one."""
-        teacher = kd.LanguageTeacher(self.model, sampling=self.sampling(temperature), system=SYSTEM)
         return kd.sample_responses(
-            teacher, self.prompts, n_responses=n_responses, store=self.out / "teacher", rng=SEED, loaded=self.loaded
+            teacher_at(self.setting, self.scale, temperature),
+            self.setting.prompts,
+            n_responses=n_responses,
+            store=self.out / "teacher",
+            rng=SEED,
+            loaded=self.setting.loaded,
         )
-
-    def sampling(self, temperature: float) -> kd.LanguageSampling:
-        """Return how answers are drawn at a temperature."""
-        cut = 50 if temperature > 0 else None
-        return kd.LanguageSampling(temperature=temperature, top_k=cut, max_new_tokens=self.scale.new_tokens)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _options(arguments)
-    scale = QUICK if options.quick else Scale()
-    given = {field.name: getattr(options, field.name) for field in fields(Scale)}
-    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
+    scale = scale_of(options, QUICK if options.quick else Scale())
     scale = replace(scale, students=round(scale.students * options.scale), prompts=round(scale.prompts * options.scale))
     started = time.perf_counter()
     bench = prepare(scale, options.out, model=options.model, embedder=options.embedder)
-    result: dict[str, Any] = {"scale": asdict(scale), "n_prompts": len(bench.prompts), "experiments": {}, "seconds": {}}
+    result: dict[str, Any] = {
+        "scale": asdict(scale),
+        "n_prompts": len(bench.setting.prompts),
+        "experiments": {},
+        "seconds": {},
+    }
     for name in options.only or EXPERIMENTS:
         began, rows = time.perf_counter(), []
         for row in {"temperature": temperature, "weights": weights, "outputs": outputs}[name](bench):
@@ -119,34 +106,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def prepare(scale: Scale, out: Path, *, model: str | None, embedder: str | None) -> Bench:
     """Load the models and choose questions whose greedy answer has a word."""
-    wanted = [
-        name for name, given in (("teacher", model), ("embedder", embedder), ("questions", None)) if given is None
-    ]
-    parts = fetch(wanted)
-    questions = read_trivia(parts["questions"])
-    chosen = questions.iloc[np.sort(np.random.default_rng(SEED).permutation(len(questions))[: scale.prompts])]
-    source = str(model or parts["teacher"])
-    bench = Bench(
-        scale=scale,
-        out=out,
-        model=source,
-        student=kd.LanguageStudent(
-            source,
-            n_layers=scale.layers,
-            adapted_layers=scale.adapted,
-            n_steps=scale.steps,
-            batch_size=scale.batch_size,
-            learning_rate=scale.learning_rate,
-            system=SYSTEM,
-        ),
-        loaded=load_language_model(source),
-        embed=SentenceEmbedder(embedder or parts["embedder"]),
-        prompts=dict(zip(chosen["prompt_id"], chosen["prompt"], strict=True)),
-        references=dict(zip(chosen["prompt_id"], chosen["references"], strict=True)),
-    )
+    setting = language_setting.prepare(scale, model=model, embedder=embedder, seed=SEED)
+    bench = Bench(scale=scale, out=out, setting=setting)
     greedy = bench.responses(0.0, n_responses=1)
-    empty = set(greedy["prompt_id"][greedy["response"].str.strip() == ""])
-    return replace(bench, prompts={name: text for name, text in bench.prompts.items() if name not in empty})
+    return replace(bench, setting=setting.without(set(greedy["prompt_id"][greedy["response"].str.strip() == ""])))
 
 
 def temperature(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -165,7 +128,7 @@ def weights(bench: Bench) -> Iterator[dict[str, Any]]:
     """Yield what students of different first weights are."""
     rows = bench.responses(0.0, n_responses=1)
     for level in NOISE:
-        student = replace(bench.student, perturbation_sd=level)
+        student = replace(bench.setting.student, perturbation_sd=level)
         name = "adapters alone" if level is None else f"weights {100 * level:g}%"
         made = train(
             bench, rows, bench.out / name.replace(" ", "-"), sources=["student_initialization"], student=student
@@ -186,14 +149,14 @@ def train(
 ) -> kd.LanguageStudents:
     """Train students, or find them."""
     return kd.train_language_students(
-        student or bench.student,
+        student or bench.setting.student,
         rows,
         n_students=bench.scale.students,
         n_responses=1,
         folder=folder,
         sources=sources,
         rng=SEED,
-        loaded=bench.loaded,
+        loaded=bench.setting.loaded,
     )
 
 
@@ -202,14 +165,17 @@ def measured(
 ) -> dict[str, Any]:
     """Return components of the students' answers and, if asked for, of their next-token laws."""
     count = bench.scale.outputs if temperature > 0 else 1
-    answers = made.sample(bench.prompts, n_responses=count, sampling=bench.sampling(temperature))
+    answers = made.sample(bench.setting.prompts, n_responses=count, sampling=sampling_at(bench.scale, temperature))
     found = kd.decompose_responses(
-        answers, embeddings=bench.embed, references=_of(bench.references, bench.prompts), allow_duplicates=True
+        answers,
+        embeddings=bench.setting.embed,
+        references={name: bench.setting.references[name] for name in bench.setting.prompts},
+        allow_duplicates=True,
     )
     row = {"measures": {name: _numbers(found, name) for name in SHOWN if name in found.measures}, "tokens": None}
     if tokens:
         texts = bench.responses(0.0, n_responses=1).head(bench.scale.texts)
-        average = kd.decompose_tokens(made, texts, teacher=bench.loaded).classes.average()
+        average = kd.decompose_tokens(made, texts, teacher=bench.setting.loaded).classes.average()
         bounds = average.interval()
         row["tokens"] = {
             name: {"estimate": getattr(average, name).item()}
@@ -221,7 +187,7 @@ def measured(
 
 def label_spread(rows: pd.DataFrame, bench: Bench) -> float:
     """Return the mean variance of the embeddings of a prompt's responses: what students that memorise would show."""
-    vectors = pd.DataFrame(bench.embed(rows["response"].tolist()))
+    vectors = pd.DataFrame(bench.setting.embed(rows["response"].tolist()))
     return float(vectors.groupby(rows["prompt_id"].to_numpy()).var(ddof=1).sum(axis=1).mean())
 
 
@@ -255,21 +221,10 @@ def _shown(cell: Mapping[str, float] | None) -> str:
     return "" if cell is None else f"{cell['estimate']:.4f} [{cell['lower']:.4f}, {cell['upper']:.4f}]"
 
 
-def _of(references: Mapping[str, list[str]], prompts: Mapping[str, str]) -> dict[str, list[str]]:
-    return {name: references[name] for name in prompts}
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/language_sources"))
+    parser = language_setting.parser_of(__doc__, Scale, out="out/language_sources")
     parser.add_argument("--only", action="append", choices=EXPERIMENTS, help="one experiment (may be repeated)")
-    parser.add_argument("--quick", action="store_true", help="a few minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies students and prompts")
-    parser.add_argument("--model", help="teacher, a folder or a name on the hub, in place of SmolLM2")
-    parser.add_argument("--embedder", help="folder of a sentence encoder, in place of MiniLM")
-    for field in fields(Scale):
-        kind = type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
     return parser.parse_args(arguments)
 
 

@@ -27,27 +27,23 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import language_setting
 import numpy as np
 import pandas as pd
+from language_setting import Setting, scale_of, teacher_at
 
 import kdstats as kd
 from kdstats.components.crossed_means import crossed_mean, pair_contributions
-from kdstats.observation.language.embedding import SentenceEmbedder
-from kdstats.observation.language.models import load_language_model
-from kdstats.observation.language.parts import fetch
 from kdstats.observation.language.training import train_language_students
-from kdstats.observation.responses.files import read_trivia
 from kdstats.observation.responses.labels import choose_labels
-from kdstats.problem.language import LanguageSampling, LanguageStudent, LanguageTeacher
 
 SEED = 20260118
 STRATEGIES = ("single", "multi_response", "medoid", "weighting", "soft_labels")
 PUBLISHED = "untrained"
-SYSTEM = "Answer in a few words."
 SHOWN = (
     "embedding_inter",
     "embedding_intra",
@@ -62,22 +58,15 @@ SHOWN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class Scale(language_setting.Scale):
     """How much is run."""
 
     prompts: int = 40
-    students: int = 5
     responses: int = 5
     bulk: int = 10
-    outputs: int = 3
     steps: int = 50
-    batch_size: int = 8
     new_tokens: int = 20
     temperature: float = 1.0
-    layers: int = 24
-    adapted: int = 8
-    learning_rate: float = 2e-3
-    dtype: str = "float32"
 
 
 QUICK = Scale(prompts=10, students=3, responses=3, bulk=5, outputs=2, steps=10, new_tokens=12)
@@ -89,12 +78,8 @@ class Bench:
 
     scale: Scale
     out: Path
-    teacher: LanguageTeacher
-    student: LanguageStudent
-    loaded: Any
-    embed: Any
-    prompts: Mapping[str, str]
-    references: Mapping[str, list[str]]
+    setting: Setting
+    teacher: kd.LanguageTeacher
     responses: pd.DataFrame
 
     @property
@@ -110,9 +95,7 @@ class Bench:
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _options(arguments)
-    scale = QUICK if options.quick else Scale()
-    given = {field.name: getattr(options, field.name) for field in fields(Scale)}
-    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
+    scale = scale_of(options, QUICK if options.quick else Scale())
     started = time.perf_counter()
     bench = prepare(scale, options.out, model=options.model, embedder=options.embedder)
     names = (*STRATEGIES, PUBLISHED) if options.published else STRATEGIES
@@ -122,12 +105,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         spread[name] = label_variance(rows, bench)
         answers[name] = students_answers(name, rows, bench)
         table = pd.concat([answers[name], bench.kept_apart])
-        found[name] = kd.decompose_responses(table, embeddings=bench.embed, references=bench.references)
+        found[name] = kd.decompose_responses(table, embeddings=bench.setting.embed, references=bench.setting.references)
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     result = {
         "scale": asdict(scale),
         "seconds": time.perf_counter() - started,
-        "n_prompts": len(bench.prompts),
+        "n_prompts": len(bench.setting.prompts),
         "teacher": {name: _row(found["single"], name) for name in ("teacher_spread", "teacher_error", "teacher_match")},
         "label_variance": spread,
         "notes": notes,
@@ -144,58 +127,33 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def prepare(scale: Scale, out: Path, *, model: str | None, embedder: str | None) -> Bench:
     """Load the models, choose questions and sample the teacher's responses, or read them."""
-    wanted = [
-        name for name, given in (("teacher", model), ("embedder", embedder), ("questions", None)) if given is None
-    ]
-    parts = fetch(wanted)
-    questions = read_trivia(parts["questions"])
-    chosen = questions.iloc[np.sort(np.random.default_rng(SEED).permutation(len(questions))[: scale.prompts])]
-    prompts = dict(zip(chosen["prompt_id"], chosen["prompt"], strict=True))
-    teacher = LanguageTeacher(
-        model or parts["teacher"],
-        sampling=LanguageSampling(
-            temperature=scale.temperature, top_k=50 if scale.temperature > 0 else None, max_new_tokens=scale.new_tokens
-        ),
-        system=SYSTEM,
-        dtype=scale.dtype,
-    )
-    loaded = load_language_model(teacher.model, dtype=scale.dtype)
+    setting = language_setting.prepare(scale, model=model, embedder=embedder, seed=SEED)
+    teacher = teacher_at(setting, scale, scale.temperature)
     responses = kd.sample_responses(
         teacher,
-        prompts,
+        setting.prompts,
         n_responses=scale.students * scale.responses + scale.bulk,
         store=out / "teacher",
         rng=SEED,
-        loaded=loaded,
+        loaded=setting.loaded,
         progress=True,
     )
     empty = set(responses["prompt_id"][responses["response"].str.strip() == ""])
-    prompts = {name: text for name, text in prompts.items() if name not in empty}
     return Bench(
         scale=scale,
         out=out,
+        setting=setting.without(empty),
         teacher=teacher,
-        student=LanguageStudent(
-            teacher.model,
-            n_layers=scale.layers,
-            adapted_layers=scale.adapted,
-            n_steps=scale.steps,
-            batch_size=scale.batch_size,
-            learning_rate=scale.learning_rate,
-            system=SYSTEM,
-            dtype=scale.dtype,
-        ),
-        loaded=loaded,
-        embed=SentenceEmbedder(embedder or parts["embedder"]),
-        prompts=prompts,
-        references=dict(zip(chosen["prompt_id"], chosen["references"], strict=True)),
         responses=responses[~responses["prompt_id"].isin(empty)].reset_index(drop=True),
     )
 
 
 def labels(name: str, bench: Bench, answers: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
     """Return what the students of one strategy learn, and what is to be said of it."""
-    k, size = bench.scale.responses, {"n_students": bench.scale.students, "embeddings": bench.embed, "rng": SEED}
+    k, size = (
+        bench.scale.responses,
+        {"n_students": bench.scale.students, "embeddings": bench.setting.embed, "rng": SEED},
+    )
     if name in ("weighting", PUBLISHED):
         taught = bench.taught[bench.taught["response_index"] % k > 0]  # the first taught the pilot
         pilot = answers["single"] if name == "weighting" else untrained_answers(bench)
@@ -217,24 +175,24 @@ def students_answers(name: str, rows: pd.DataFrame, bench: Bench) -> pd.DataFram
     """Train the students of one strategy, or find them, and return their answers."""
     is_soft = name == "soft_labels"
     made = train_language_students(
-        replace(bench.student, labels="soft") if is_soft else bench.student,
+        replace(bench.setting.student, labels="soft") if is_soft else bench.setting.student,
         rows,
         n_students=bench.scale.students,
         folder=bench.out / name,
         rng=SEED,
         teacher=bench.teacher if is_soft else None,
-        loaded=bench.loaded,
-        loaded_teacher=bench.loaded if is_soft else None,
+        loaded=bench.setting.loaded,
+        loaded_teacher=bench.setting.loaded if is_soft else None,
         progress=True,
     )
     return _of_prompts(
-        made.sample(bench.prompts, n_responses=bench.scale.outputs, sampling=bench.teacher.sampling), bench
+        made.sample(bench.setting.prompts, n_responses=bench.scale.outputs, sampling=bench.teacher.sampling), bench
     )
 
 
 def untrained_answers(bench: Bench) -> pd.DataFrame:
     """Return the answers of the student before training, as one pilot for all."""
-    none = replace(bench.student, n_steps=1, learning_rate=1e-12)
+    none = replace(bench.setting.student, n_steps=1, learning_rate=1e-12)
     made = train_language_students(
         none,
         bench.taught,
@@ -242,19 +200,19 @@ def untrained_answers(bench: Bench) -> pd.DataFrame:
         n_responses=1,
         folder=bench.out / "untrained-pilot",
         rng=SEED,
-        loaded=bench.loaded,
+        loaded=bench.setting.loaded,
     )
     return _of_prompts(
-        made.sample(bench.prompts, n_responses=bench.scale.outputs, sampling=bench.teacher.sampling), bench
+        made.sample(bench.setting.prompts, n_responses=bench.scale.outputs, sampling=bench.teacher.sampling), bench
     )
 
 
 def label_variance(rows: pd.DataFrame, bench: Bench) -> dict[str, float]:
     """Return the variance between students of the mean embedding of a prompt's labels: inter, if each memorised."""
-    vectors = bench.embed(rows["response"].tolist())
+    vectors = bench.setting.embed(rows["response"].tolist())
     keys = [rows["student"].to_numpy(), rows["prompt_id"].to_numpy()]
     means = pd.DataFrame(vectors).groupby(keys).mean()
-    cube = means.to_numpy().reshape(bench.scale.students, len(bench.prompts), -1)
+    cube = means.to_numpy().reshape(bench.scale.students, len(bench.setting.prompts), -1)
     found = crossed_mean((cube**2).sum(axis=-1) - pair_contributions(cube))
     return {"estimate": found.estimate, "standard_error": found.standard_error}
 
@@ -359,19 +317,12 @@ def _row(found: Any, measure: str) -> dict[str, float]:
 
 
 def _of_prompts(answers: pd.DataFrame, bench: Bench) -> pd.DataFrame:
-    return answers[answers["prompt_id"].isin(bench.prompts)]
+    return answers[answers["prompt_id"].isin(bench.setting.prompts)]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/language_strategies"))
-    parser.add_argument("--quick", action="store_true", help="10 questions, 3 students, 10 steps")
+    parser = language_setting.parser_of(__doc__, Scale, out="out/language_strategies")
     parser.add_argument("--published", action="store_true", help="the published weighting as well")
-    parser.add_argument("--model", help="teacher, a folder or a name on the hub, in place of SmolLM2")
-    parser.add_argument("--embedder", help="folder of a sentence encoder, in place of MiniLM")
-    for field in fields(Scale):
-        kind = type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
     return parser.parse_args(arguments)
 
 

@@ -1,5 +1,11 @@
-"""A tiny random model, made once: two layers of width 32 and a vocabulary of words."""
+"""A tiny random model, made once: two layers of width 32 and a vocabulary of words; and examples made to use it."""
 
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -54,3 +60,28 @@ def loaded(tiny):
 def make_model():
     """A function that saves a model to a folder."""
     return build
+
+
+@pytest.fixture
+def language_example(monkeypatch):
+    """A function that imports an example by name: five questions of the tiny model's words, embeddings from a hash."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    questions = pd.DataFrame(
+        {
+            "prompt_id": [f"q{i}" for i in range(5)],
+            "prompt": [f"w{i} w{i + 1}" for i in range(5)],
+            "references": [["w3"]] * 5,
+        }
+    )
+    setting = importlib.import_module("language_setting")
+    monkeypatch.setattr(setting, "read_trivia", lambda path: questions)
+    monkeypatch.setattr(setting, "fetch", dict.fromkeys)
+    monkeypatch.setattr(setting, "SentenceEmbedder", lambda folder: embed)
+    monkeypatch.setattr(setting, "SYSTEM", None)
+    yield importlib.import_module
+    for name in ("language_setting", "language_sources", "language_strategies"):
+        sys.modules.pop(name, None)
+
+
+def embed(texts):
+    return np.array([np.random.default_rng([*map(ord, text), 1]).normal(size=8) for text in texts])

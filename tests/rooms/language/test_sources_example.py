@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from kdstats.errors import ApproximationWarning
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "language_sources.py"
 
-
-@pytest.fixture
-def example(monkeypatch):
-    spec = importlib.util.spec_from_file_location("language_sources", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    questions = pd.DataFrame(
-        {
-            "prompt_id": [f"q{i}" for i in range(5)],
-            "prompt": [f"w{i} w{i + 1}" for i in range(5)],
-            "references": [["w3"]] * 5,
-        }
-    )
-    monkeypatch.setattr(module, "read_trivia", lambda path: questions)
-    monkeypatch.setattr(module, "fetch", lambda names: dict.fromkeys(names))
-    monkeypatch.setattr(module, "SentenceEmbedder", lambda folder: embed)
-    monkeypatch.setattr(module, "SYSTEM", None)
-    return module
-
-
-def embed(texts):
-    return np.array([np.random.default_rng([*map(ord, text), 1]).normal(size=8) for text in texts])
-
-
-def test_three_sources_on_a_tiny_model(example, tiny, tmp_path, monkeypatch):
+def test_three_sources_on_a_tiny_model(language_example, tiny, tmp_path, monkeypatch):
+    example = language_example("language_sources")
     monkeypatch.setattr(example, "TEMPERATURES", (0.2, 1.5))
     monkeypatch.setattr(example, "NOISE", (None, 0.5))
     monkeypatch.setattr(example, "OUTPUT_TEMPERATURES", (0.0, 1.0))
