@@ -3,7 +3,9 @@
 Usage: ``python benchmarks/bench_adapters.py [--model FOLDER] [--steps N] [--students S]``. Students are the
 model without the 6 layers in its middle; each learns one response of its own to each prompt, sampled at temperature 1,
 and is read on another response to the same prompts after a third of the steps and after all. Loss is the mean negative
-log probability of a token, in nats; times are in units of those of all weights at all steps.
+log probability of a token, in nats. Student s of every method learns the same responses in the same order, so that
+differences from all weights at all steps are paired over students: mean and 95% t interval. Times are processor times
+in units of those of all weights at all steps.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 import kdstats as kd
 from kdstats.observation.language.models import load_language_model
@@ -32,17 +35,19 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--steps", type=int, default=18)
-    parser.add_argument("--students", type=int, default=2)
+    parser.add_argument("--students", type=int, default=5, help="at least 2")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=12)
     options = parser.parse_args()
+    if options.students < 2:
+        parser.error(f"--students must be at least 2 (differences are over students), got {options.students}")
     parts = fetch(["teacher", "questions"] if options.model is None else ["questions"])
     source = str(options.model or parts["teacher"])
     loaded = load_language_model(source)
     questions = read_trivia(parts["questions"]).head(options.prompts)
     sampling = kd.LanguageSampling(top_k=50, max_new_tokens=options.tokens)
     teacher = kd.LanguageTeacher(source, sampling=sampling, system="Answer in a few words.")
-    found: list[tuple[str, int, float, float]] = []
+    found: list[tuple[str, int, float, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as folder:
         responses = kd.sample_responses(
             teacher,
@@ -73,12 +78,20 @@ def main() -> None:
                 )
                 spent = time.process_time() - began
                 losses = -kd.decompose_tokens(made, unseen).by_position.groupby("student")["log_probability"].mean()
-                found.append((name, steps, spent, float(losses.mean())))
+                found.append((name, steps, spent, losses.to_numpy()))
                 print(f"{name}, {steps} steps: loss {losses.mean():.3f} {np.round(losses.to_numpy(), 3)}", flush=True)
-    unit = next(spent for name, steps, spent, _ in found if name == "all weights" and steps == options.steps)
-    print(f"\n{'students':<32}{'steps':>6}{'loss':>8}{'time':>7}")
-    for name, steps, spent, loss in found:
-        print(f"{name:<32}{steps:>6}{loss:>8.3f}{spent / unit:>7.2f}")
+    unit, ours = next(
+        (spent, losses) for name, steps, spent, losses in found if name == "all weights" and steps == options.steps
+    )
+    print(f"\n{'students':<32}{'steps':>6}{'loss':>8}{'time':>7}  difference in loss")
+    for name, steps, spent, losses in found:
+        print(f"{name:<32}{steps:>6}{losses.mean():>8.3f}{spent / unit:>7.2f}  {difference(losses - ours)}")
+
+
+def difference(paired: np.ndarray) -> str:
+    """Return the mean of paired differences with its 95% interval."""
+    half = stats.t.ppf(0.975, len(paired) - 1) * stats.sem(paired)
+    return f"{paired.mean():+.3f} [{paired.mean() - half:+.3f}, {paired.mean() + half:+.3f}]" if paired.any() else ""
 
 
 if __name__ == "__main__":
