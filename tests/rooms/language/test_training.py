@@ -305,3 +305,19 @@ def test_options_of_students_and_sampling():
     with pytest.raises(ProblemError, match="be a LanguageSampling"):
         kd.LanguageTeacher("m", sampling=1.0)
     assert replace(kd.LanguageStudent("m"), n_steps=3).n_steps == 3
+
+
+@pytest.mark.filterwarnings("ignore:3 students:kdstats.errors.ApproximationWarning")
+@pytest.mark.parametrize("method", ["adapter", "full"])
+def test_bfloat16_rounds_and_no_more(tiny, answers, tmp_path, method):
+    """Weights or products in bfloat16 move a student less than its own answers do; what is kept is float32."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        options = {"n_steps": 2, "dtype": dtype, "method": method}
+        made = train(tiny, None, answers, tmp_path / dtype, n_students=3, options=options)
+        found[dtype] = pd.DataFrame(kd.decompose_tokens(made, answers).by_position)["log_probability"].to_numpy()
+        assert all(value.dtype == torch.float32 for value in made.base.trained.values())
+    single, half = (values.reshape(3, -1) for values in found.values())
+    between = single.std(axis=0, ddof=1)
+    rounding, others = np.abs(half - single).mean(), np.abs(half - np.roll(single, 1, axis=0)).mean()
+    assert 0 < rounding < 0.5 * between.mean() < 0.5 * others
