@@ -687,9 +687,10 @@ def draw_averaging(found: Findings, scale: Scale) -> Figure:
             points = found.series(name, noise=noise)
             axes.plot([p.at["k"] for p in points], [p.predicted for p in points], color=colour, ls=line)
             draw_measured(axes, points, "k", colour=colour, marker=marker)
-        axes.set(xscale="log", xlabel="Responses k", title=f"noise {noise:g}", ylim=(0, None))
+        axes.set(xscale="log", yscale="log", xlabel="Responses k", title=f"noise {noise:g}")
         axes.set_xticks([1, 5, 20, 50], ["1", "5", "20", "50"])
         axes.minorticks_off()
+    panels[0].set_yticks(ticks := [0.01, 0.02, 0.05, 0.1, 0.2], [f"{tick:g}" for tick in ticks])
     panels[0].set_ylabel("Inter-student variance [Var(y)]")
     handles = [
         handle("averaging", colour=VERMILLION, marker="o"),
