@@ -32,7 +32,7 @@ class Seeds:
     student_initialization : int
         Initial weights of gradient-trained students.
     data_order : int
-        Order of the mini-batches.
+        Order of the mini-batches, and masks of dropout in training.
     data_resampling : int
         Which rows each student sees.
     student_output : int

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdstats.networks.descent import Optimizer
+from kdstats.networks.dropout import Dropout
 from kdstats.networks.groups import for_groups
 from kdstats.networks.kernels import LANES
 from kdstats.networks.modules import ModuleStack
@@ -64,15 +65,19 @@ class Stack:
         self.architecture = architecture
         self.parameters = [torch.tensor(part) for layer in parameters for part in (layer[:, :-1], layer[:, -1:])]
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return outputs (C, rows, q) at inputs that all students share (rows, p), or of their own (C, rows, p)."""
+    def __call__(self, inputs: torch.Tensor, factors: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Return outputs (C, rows, q) at inputs that all students share (rows, p), or of their own (C, rows, p).
+
+        ``factors``, shapes (C or 1, rows, width), multiply the units of each hidden layer. Default: 1.
+        """
         signal = inputs.expand(self.parameters[0].shape[0], *inputs.shape[-2:])
         activation = ACTIVATIONS[self.architecture.activation]
         layers = zip(self.parameters[::2], self.parameters[1::2], self.architecture.scales, strict=True)
         for depth, (weights, biases, (weight_scale, bias_scale)) in enumerate(layers):
-            signal = torch.baddbmm(
-                biases, activation(signal) if depth else signal, weights, beta=bias_scale, alpha=weight_scale
-            )
+            if depth:
+                signal = activation(signal)
+                signal = signal * factors[depth - 1] if factors else signal
+            signal = torch.baddbmm(biases, signal, weights, beta=bias_scale, alpha=weight_scale)
         return signal
 
     def arrays(self) -> Parameters:
@@ -98,7 +103,7 @@ def stack_size(architecture: Architecture, n_rows: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOrder:
-    """Where the random orders of the rows come from.
+    """Where the random orders of the rows, and the masks of dropout, come from.
 
     Attributes
     ----------
@@ -118,8 +123,17 @@ class BatchOrder:
 
     def generator(self, student: int) -> np.random.Generator:
         """Return what one student's rows are shuffled with: one ``permutation`` of them for each epoch."""
-        number = self.first_student + student if self.numbers is None else int(self.numbers[student])
-        return self.seeds.generator("data_order", "common" if self.common else number)
+        return self.seeds.generator("data_order", self._path(student))
+
+    def masks(self, students: NDArray[np.int64]) -> list[np.random.Generator]:
+        """Return what the masks of each student are drawn with, or one generator if they have them in common."""
+        paths = ["common"] if self.common else [self._path(student) for student in students]
+        return [self.seeds.generator("data_order", path, "dropout") for path in paths]
+
+    def _path(self, student: int) -> int | str:
+        if self.common:
+            return "common"
+        return self.first_student + int(student) if self.numbers is None else int(self.numbers[student])
 
 
 def train_stacks(
@@ -141,7 +155,8 @@ def train_stacks(
     """
     own = [array for array in (row_weights, rows, spread) if array is not None and array.ndim > 1]
     first, copies = _distinct(labels, *initial, *own)
-    if first.size < labels.shape[0] and (student.batch_size is None or order is None or order.common):
+    ordered = student.batch_size is not None or student.dropout > 0.0
+    if first.size < labels.shape[0] and (not ordered or order is None or order.common):
         distinct, steps = train_stacks(
             X,
             labels[first],
@@ -173,7 +188,11 @@ def train_stacks(
             head=student.head,
         )
         shuffles = [order.generator(int(number)) for number in filled] if order is not None else []
-        steps = _descend(stack, data, student, shuffles)
+        dropout = None
+        if student.dropout > 0.0:
+            assert order is not None
+            dropout = Dropout(student.dropout, architecture.widths[1:-1], order.masks(filled))
+        steps = _descend(stack, data, student, shuffles, dropout)
         last_finite[students] = steps[: students.stop - students.start]
         for layer, trained in zip(final, stack.arrays(), strict=True):
             layer[students] = trained[: students.stop - students.start]
@@ -238,9 +257,14 @@ class _TrainingRows:
         spread = None if self.spread is None else self.spread.gather(1, wide)
         return replace(self, labels=self.labels.gather(1, wide), rows=own, spread=spread)
 
-    def losses(self, stack: Stack | ModuleStack) -> torch.Tensor:
-        """Mean loss of each student over the rows, shape (C,)."""
-        outputs = stack(self.inputs if self.rows is None else self.inputs[self.rows])
+    def losses(self, stack: Stack | ModuleStack, dropout: Dropout | None = None) -> torch.Tensor:
+        """Mean loss of each student over the rows, shape (C,); with new masks if units are dropped."""
+        inputs = self.inputs if self.rows is None else self.inputs[self.rows]
+        if dropout is None:
+            outputs = stack(inputs)
+        else:
+            assert isinstance(stack, Stack)
+            outputs = stack(inputs, dropout.factors(self.labels.shape[1]))
         by_row = self._losses_by_row(outputs)
         if self.weights is None:
             return by_row.mean(dim=1)
@@ -259,7 +283,11 @@ class _TrainingRows:
 
 
 def _descend(
-    stack: Stack | ModuleStack, data: _TrainingRows, student: NetworkStudent, shuffles: list[np.random.Generator]
+    stack: Stack | ModuleStack,
+    data: _TrainingRows,
+    student: NetworkStudent,
+    shuffles: list[np.random.Generator],
+    dropout: Dropout | None,
 ) -> NDArray[np.int64]:
     """Train for all epochs, or until all have stopped; return each one's last step of finite loss, or ALWAYS."""
     for parameter in stack.parameters:
@@ -275,7 +303,7 @@ def _descend(
     last_finite, diverged = torch.zeros(n_students, dtype=torch.int64), torch.zeros(n_students, dtype=torch.bool)
     for _ in range(student.epochs):
         for batch in _batches(data, student, shuffles):
-            losses, step = batch.losses(stack), step + 1
+            losses, step = batch.losses(stack, dropout), step + 1
             diverged |= ~losses.detach().isfinite() & (True if watch is None else ~watch.stopped)
             last_finite[~diverged] = step
             optimizer.step(torch.autograd.grad(losses.sum(), stack.parameters))

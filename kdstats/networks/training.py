@@ -85,8 +85,8 @@ def train_networks(
     initial : tuple of (S, fan_in + 1, fan_out) arrays
         First weights, biases in the last row.
     rows : (N,) or (S, N) array of int, optional
-        Input that each of N labels belongs to. Default: label i to input i. For mini-batches only: a full batch
-        takes mean labels and ``row_weights``.
+        Input that each of N labels belongs to. Default: label i to input i. For mini-batches and dropout only: another
+        full batch takes mean labels and ``row_weights``.
     spread : (S, N, q) array, optional
         For labels that are means of responses: the mean square of the responses around them, which the head
         ``gaussian`` has to explain. Default: 0.
@@ -94,7 +94,7 @@ def train_networks(
         How often each student sees each row. The loss is the mean over the rows seen and the
         outputs.
     order : BatchOrder, optional
-        For mini-batches: where their random orders come from.
+        For mini-batches and dropout: where their random orders and masks come from.
     n_workers : int, optional
         Threads. Default: as many as torch uses. The numbers do not depend on it.
     first_student : int, default 0
@@ -148,7 +148,7 @@ def train_networks(
 
 def _in_lanes(student: NetworkStudent, architecture: Architecture) -> bool:
     """Whether the fused loops of this module train such a student; :mod:`kdstats.networks.stacks` trains them all."""
-    plain = student.momentum == 0.0 and student.weight_decay == 0.0
+    plain = student.momentum == 0.0 and student.weight_decay == 0.0 and student.dropout == 0.0
     plain &= student.head == "mean" and student.batch_size is None and student.early_stopping is None
     return architecture.has_lanes and plain and student.optimizer in ("adam", "sgd")
 

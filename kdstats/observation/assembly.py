@@ -53,6 +53,7 @@ def assemble_components(
     engine: str,
     started: float,
     n_replicates: int | None = None,
+    outputs: FloatArray | None = None,
     smoother: Smoother | None = None,
     precision: float | None = None,
     attrs: Mapping[str, Any] | None = None,
@@ -77,6 +78,8 @@ def assemble_components(
     n_replicates : int, optional
         Outputs to draw from each student, normal around its prediction. Default: none; its
         variance is known and enters as it is.
+    outputs : (S, r, m, q) ndarray, optional
+        Outputs that were drawn already.
     smoother, precision : optional
         As in :func:`~kdstats.observation.duplicates.refuse_duplicates`.
     attrs : mapping, optional
@@ -96,10 +99,11 @@ def assemble_components(
     quiet = "student_output" not in problem.design.sources
     variances = variances[:, None, :] if variances.ndim == 2 else variances
     spread = np.zeros(predictions.shape) if quiet else np.broadcast_to(variances, predictions.shape)
-    if n_replicates is None:
+    known = None
+    if outputs is None and n_replicates is not None:
+        outputs = draw_outputs(predictions, variances, seeds, n_replicates)
+    elif outputs is None:
         outputs, known = predictions[:, None], spread
-    else:
-        outputs, known = draw_outputs(predictions, variances, seeds, n_replicates), None
     components = estimate_components(
         xr.DataArray(outputs, dims=DIMS),
         variances=known,
@@ -114,7 +118,7 @@ def assemble_components(
         },
     )
     kept = components.student_predictions
-    if n_replicates is not None and kept is not None:
+    if known is None and kept is not None:
         kept = kept.copy(data=predictions.astype(np.float64))
     return replace(
         components,

@@ -15,10 +15,11 @@ from kdstats.errors import UnsupportedProblemError, invalid
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.kernels import LANES
 from kdstats.observation.assembly import as_replicates, draw_outputs
+from kdstats.observation.dropped import n_passes
 from kdstats.observation.network_trainer import class_block
 from kdstats.observation.networks import trainer_of, variance_description
 from kdstats.observation.predictive import residual_divisor
-from kdstats.observation.trained import Trained
+from kdstats.observation.trained import Trained, joined
 from kdstats.problem.categorical import CategoricalTeacher
 from kdstats.problem.design import SOURCES
 from kdstats.problem.specification import DistillationProblem
@@ -109,13 +110,18 @@ def attribute_variance(
     sizes = _sizes(n_levels, crossed)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
     grid = dict(zip(crossed, np.indices(sizes).reshape(len(sizes), -1), strict=True))
-    trained, training = _train(problem, grid, seeds=seeds, law=law, n_workers=n_workers, progress=progress)
+    passes = n_passes(problem, n_replicates)
+    trained, training = _train(
+        problem, grid, seeds=seeds, law=law, passes=passes, n_workers=n_workers, progress=progress
+    )
     predictions, variances = trained.predictions, trained.variances
     if isinstance(problem.teacher, CategoricalTeacher):
         variances = predictions * (1.0 - predictions)
     variances = variances if variances.ndim == 3 else variances[:, None, :]
     outputs, known = predictions[:, None], None
-    if OUTPUT_NOISE not in inactive and n_replicates is None:
+    if trained.outputs is not None:
+        outputs = trained.outputs
+    elif OUTPUT_NOISE not in inactive and n_replicates is None:
         known = np.broadcast_to(variances, predictions.shape).reshape(*sizes, *predictions.shape[1:])
     elif OUTPUT_NOISE not in inactive:
         assert n_replicates is not None
@@ -181,7 +187,7 @@ def _inactive(problem: DistillationProblem) -> dict[str, str]:
     elif isinstance(student, NetworkStudent):
         if student.perturbation_sd == 0.0:
             reasons["student_initialization"] = "the perturbation is 0"
-        if student.batch_size is None:
+        if student.batch_size is None and student.dropout == 0.0:
             reasons["data_order"] = "every step sees all rows"
     off = {source: "switched off" for source in SOURCES if source not in design.sources}
     return {source: (reasons | off)[source] for source in SOURCES if source in reasons or source in off}
@@ -213,6 +219,7 @@ def _train(
     *,
     seeds: Seeds,
     law: NoiseLaw,
+    passes: int | None,
     n_workers: int | None,
     progress: ProgressLike,
 ) -> tuple[Trained, str]:
@@ -221,7 +228,7 @@ def _train(
     filled = np.minimum(np.arange(-(-n_students // LANES) * LANES), n_students - 1)
     zeros = np.zeros(filled.size, dtype=np.int64)
     levels = {source: grid[source][filled] if source in grid else zeros for source in SOURCES}
-    trainer = trainer_of(problem, seeds, law, levels=levels)
+    trainer = trainer_of(problem, seeds, law, levels=levels, n_passes=passes)
     classes = isinstance(problem.teacher, CategoricalTeacher)
     if classes and law.name != "gaussian":
         raise invalid("noise_law", "be left out for a CategoricalTeacher", law.name)
@@ -240,8 +247,4 @@ def _train(
             )
             parts.append(trainer.train(own, block, n_workers))
             bar.show(min(part.stop, n_students), n_students)
-    whole = Trained(
-        predictions=np.concatenate([part.predictions for part in parts])[:n_students],
-        variances=np.concatenate([part.variances for part in parts])[:n_students],
-    )
-    return whole, trainer.description
+    return joined(parts).first(n_students), trainer.description

@@ -124,20 +124,21 @@ def assemble_classes(
     training: str,
     started: float,
     n_replicates: int | None = None,
+    outputs: FloatArray | None = None,
 ) -> VarianceComponents:
     """Estimate the components of students that give every class a probability, shape (S, m, C).
 
-    A student's own variance at a class of probability p is p(1-p); with ``n_replicates``, classes are drawn instead.
-    Copies are refused.
+    A student's own variance at a class of probability p is p(1-p); with ``n_replicates``, classes are drawn instead,
+    unless ``outputs`` (S, r, m, C) were drawn already. Copies are refused.
     """
     refuse_copied_classes(probabilities, problem)
     is_quiet = "student_output" not in problem.design.sources
-    outputs = probabilities[:, None]
-    known: FloatArray | None = np.zeros_like(probabilities)
-    if n_replicates is not None:
-        outputs, known = _draw_classes(probabilities, seeds, n_replicates), None
-    elif not is_quiet:
-        known = probabilities * (1.0 - probabilities)
+    known: FloatArray | None = None
+    if outputs is None and n_replicates is not None:
+        outputs = _draw_classes(probabilities, seeds, n_replicates)
+    elif outputs is None:
+        outputs = probabilities[:, None]
+        known = np.zeros_like(probabilities) if is_quiet else probabilities * (1.0 - probabilities)
     components = estimate_components(
         xr.DataArray(outputs, dims=DIMS, coords={"output": list(problem.categorical_teacher.output_labels)}),
         variances=known,
@@ -151,7 +152,7 @@ def assemble_classes(
         },
     )
     kept = components.student_predictions
-    if n_replicates is not None and kept is not None:
+    if known is None and kept is not None:
         kept = kept.copy(data=probabilities)
     return replace(
         components,

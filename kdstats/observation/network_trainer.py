@@ -20,8 +20,10 @@ from kdstats.networks.architecture import (
     perturbed_parameters,
     predict,
 )
+from kdstats.networks.passes import own_variance
 from kdstats.networks.stacks import BatchOrder
 from kdstats.networks.training import train_networks
+from kdstats.observation.dropped import draw_passes
 from kdstats.observation.predictive import residual_variance
 from kdstats.observation.trained import Levels, Trained, joined, select, stream_numbers
 from kdstats.problem.categorical import CategoricalTeacher
@@ -50,15 +52,24 @@ class NetworkTrainer:
     levels : mapping, optional
         Source to the number of the stream that each student has of it, shape (S,), below BLOCK: students that cross
         draws. Default: every student has the streams of its own number.
+    n_passes : int, optional
+        Outputs of each student that are drawn with new masks of dropout (see :mod:`kdstats.observation.dropped`).
     """
 
     fit: Smoother | None = None
 
     def __init__(
-        self, problem: DistillationProblem, seeds: Seeds, law: NoiseLaw, *, levels: Levels | None = None
+        self,
+        problem: DistillationProblem,
+        seeds: Seeds,
+        law: NoiseLaw,
+        *,
+        levels: Levels | None = None,
+        n_passes: int | None = None,
     ) -> None:
         student = problem.student
         assert isinstance(student, NetworkStudent)
+        self.n_passes = n_passes
         self.problem, self.student, self.seeds, self.law, self.levels = problem, student, seeds, law, levels
         inputs = problem.teacher.X
         assert inputs is not None
@@ -90,24 +101,35 @@ class NetworkTrainer:
         def predict_at(points: FloatArray) -> FloatArray:
             return predict(self.architecture, trained.parameters, points, n_workers=n_workers)
 
-        predictions = predict_at(problem.X_query)
+        predictions, outputs = predict_at(problem.X_query), None
+        if self.n_passes is not None:
+            numbers = range(block * BLOCK + first, block * BLOCK + first + n_students)
+            outputs = draw_passes(
+                problem, self.seeds, trained, numbers=numbers, n_passes=self.n_passes, n_workers=n_workers
+            )
         if self.student.head == "softmax":
-            return Trained(predictions=softmax(predictions, axis=2), variances=np.zeros((n_students, 1)))
+            probabilities = softmax(predictions, axis=2)
+            return Trained(predictions=probabilities, variances=np.zeros((n_students, 1)), outputs=outputs)
+        is_quiet = "student_output" not in problem.design.sources
+        if self.student.dropout > 0.0 and not is_quiet and outputs is None:
+            means = predictions[..., : problem.teacher.n_outputs]
+            variances = own_variance(trained, problem.X_query, student=self.student, n_workers=n_workers)
+            return Trained(predictions=means, variances=variances)
         if self.student.head == "gaussian":
             means, log_variances = np.split(predictions, 2, axis=2)
-            return Trained(predictions=means, variances=np.exp(log_variances))
+            return Trained(predictions=means, variances=np.exp(log_variances), outputs=outputs)
         variances = np.zeros((n_students, problem.teacher.n_outputs))
-        if "student_output" in problem.design.sources:
+        if not is_quiet and outputs is None:
             fitted = predictions if problem.design.X_query is None else predict_at(self.X)
             variances = residual_variance(
                 problem, labels=drawn.labels, fitted=fitted, within=drawn.within, counts=drawn.counts
             )
-        return Trained(predictions=predictions, variances=variances)
+        return Trained(predictions=predictions, variances=variances, outputs=outputs)
 
     def _rows(self, drawn: TrainingBlock, block: int, first: int) -> dict[str, Any]:
-        """Labels and how they count, as a full batch or as rows that can be batched."""
+        """Labels and how they count, as a full batch or as rows that can be batched or have masks of their own."""
         problem, n_students = self.problem, drawn.labels.shape[0]
-        if self.student.batch_size is None:
+        if self.student.batch_size is None and self.student.dropout == 0.0:
             several = problem.design.strategy == "multi_response"
             spread = drawn.within / problem.design.n_responses if several and self.student.head == "gaussian" else None
             return {"labels": drawn.labels, "row_weights": drawn.counts, "spread": spread}

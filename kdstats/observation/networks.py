@@ -18,6 +18,7 @@ from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.kernels import LANES
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.categorical import assemble_classes
+from kdstats.observation.dropped import n_passes
 from kdstats.observation.linear_trainer import LinearTrainer
 from kdstats.observation.network_trainer import NetworkTrainer, class_block
 from kdstats.observation.predictive import residual_divisor
@@ -88,7 +89,11 @@ def observe(
     its residual variance: for a linear student as its ``residual_variance`` says, for a network the
     residual sum of squares over the number of its rows, held-out ones included (maximum likelihood); a
     network with the head ``gaussian`` predicts that variance itself, at each point. A
-    student of classes (head ``softmax``) has a variance p(1-p) at a class of probability p. With
+    student of classes (head ``softmax``) has a variance p(1-p) at a class of probability p.
+    A network with ``dropout`` has the variance of its outputs over masks instead: in closed form for one hidden
+    layer and the heads ``mean`` and ``gaussian`` (:func:`kdstats.networks.passes.own_variance`), else from
+    ``n_replicates`` passes (16 where not given) with masks of their own from the seed ``student_output``, by
+    one-way random effects; ``student_predictions`` are those of all units. With
     ``multi_response`` students trained full batch are trained on the mean labels, which give the gradients of the
     kn rows (see :mod:`kdstats.networks.training`); their residuals are those of the kn rows.
 
@@ -96,7 +101,7 @@ def observe(
     off, all students start from one common draw. A student with a ``batch_size`` goes through its rows (the n
     inputs, or its resampled ones in the order of the inputs; for ``multi_response`` once for each response) in a
     random order of its own from the seed ``data_order``, drawn anew for each epoch; with that source off, all
-    students share one sequence of orders.
+    students share one sequence of orders. So it is with the masks of dropout in training.
     """
     started = time.perf_counter()
     if not isinstance(problem, DistillationProblem):
@@ -111,7 +116,7 @@ def observe(
     if n_workers is not None:
         as_count("n_workers", n_workers)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
-    trainer = trainer_of(problem, seeds, law)
+    trainer = trainer_of(problem, seeds, law, n_passes=n_passes(problem, n_replicates))
     classes = isinstance(problem.teacher, CategoricalTeacher)
     if classes and law.name != "gaussian":
         raise invalid("noise_law", "be left out for a CategoricalTeacher", law.name)
@@ -126,7 +131,7 @@ def observe(
             whole = class_block(problem, seeds, block) if classes else None
             drawn = select(whole or draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
             finished = trainer.train(drawn, block, n_workers)
-            trained.append(Trained(predictions=finished.predictions[:size], variances=finished.variances[:size]))
+            trained.append(finished.first(size))
             bar.show(part.stop, n_students)
     answers = joined(trained)
     if classes:
@@ -138,11 +143,13 @@ def observe(
             training=trainer.description,
             started=started,
             n_replicates=n_replicates,
+            outputs=answers.outputs,
         )
     return assemble_components(
         answers.predictions,
         problem,
         variances=answers.variances,
+        outputs=answers.outputs,
         seeds=seeds,
         law=law,
         engine="networks",
@@ -154,16 +161,24 @@ def observe(
 
 
 def trainer_of(
-    problem: DistillationProblem, seeds: Seeds, law: NoiseLaw, *, levels: Levels | None = None
+    problem: DistillationProblem,
+    seeds: Seeds,
+    law: NoiseLaw,
+    *,
+    levels: Levels | None = None,
+    n_passes: int | None = None,
 ) -> NetworkTrainer | LinearTrainer:
     """Return what trains the students of a problem."""
     if isinstance(problem.student, NetworkStudent):
-        return NetworkTrainer(problem, seeds, law, levels=levels)
+        return NetworkTrainer(problem, seeds, law, levels=levels, n_passes=n_passes)
     return LinearTrainer(problem, seeds, law, levels=levels)
 
 
 def variance_description(problem: DistillationProblem) -> str:
     """Say what variance students give their own outputs."""
+    if isinstance(problem.student, NetworkStudent) and problem.student.dropout > 0.0:
+        mean = problem.student.head == "mean"
+        return "its output over masks of dropout" + ("" if mean else ", and what it draws under each")
     if isinstance(problem.student, NetworkStudent) and problem.student.head == "gaussian":
         return "its own output, the exponential of a predicted logarithm"
     unbiased = isinstance(problem.student, LinearStudent) and problem.student.residual_variance == "unbiased"

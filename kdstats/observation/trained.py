@@ -21,10 +21,28 @@ Levels = Mapping[str, NDArray[np.int64]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trained:
-    """Predictions (B, m, q) of some students, and variances (B, q) or (B, m, q) of their own outputs."""
+    """Some trained students.
+
+    Attributes
+    ----------
+    predictions : (B, m, q) ndarray
+    variances : (B, q) or (B, m, q) ndarray
+        Of their own outputs.
+    outputs : (B, r, m, q) ndarray, optional
+        Outputs drawn from each, where their variances are not known.
+    """
 
     predictions: FloatArray
     variances: FloatArray
+    outputs: FloatArray | None = None
+
+    def first(self, n_students: int) -> Trained:
+        """Return the first of the students."""
+        return Trained(
+            predictions=self.predictions[:n_students],
+            variances=self.variances[:n_students],
+            outputs=None if self.outputs is None else self.outputs[:n_students],
+        )
 
 
 class Trainer(Protocol):
@@ -40,9 +58,11 @@ class Trainer(Protocol):
 
 def joined(parts: list[Trained]) -> Trained:
     """Return the students of several parts, one after the other."""
+    outputs = [part.outputs for part in parts if part.outputs is not None]
     return Trained(
         predictions=np.concatenate([part.predictions for part in parts]),
         variances=np.concatenate([part.variances for part in parts]),
+        outputs=np.concatenate(outputs) if outputs else None,
     )
 
 

@@ -163,8 +163,8 @@ class Design:
         hands over a CategoricalTeacher's probabilities themselves, with the weight of k responses.
     sources : iterable of str, optional
         Sources of randomness that are on; the others are held at their mean (an initialization
-        that has no useful mean, of a network, is held at one common draw, and so is the order of
-        mini-batches). Default: all, with
+        that has no useful mean, of a network, is held at one common draw, and so are the order of
+        mini-batches and the masks of dropout in training). Default: all, with
         ``data_resampling`` only where ``resample_size`` is given.
     resample_size : int, optional
         Each student sees this many rows, drawn with replacement from the n labelled inputs

@@ -213,12 +213,16 @@ class DistillationProblem:
             return
         if stopping.n_held_out(n) >= n:
             raise invalid("held_out", f"leave inputs to train on out of {n}", stopping.held_out)
-        if student.batch_size is not None and self.resample_size is not None:
+        if self.resample_size is None:
+            return
+        if student.batch_size is not None:
             raise invalid(
                 "early_stopping",
                 "be left out where rows are resampled and batched (students would differ in number of steps)",
                 "given",
             )
+        if student.dropout > 0.0:
+            raise invalid("early_stopping", "be left out where rows are resampled and units dropped", "given")
 
     def _check_bayesian_student(self, student: BayesianLinearStudent) -> None:
         p, q = self.teacher.n_features, self.teacher.n_outputs

@@ -165,7 +165,7 @@ HEADS = ("mean", "gaussian", "softmax")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 PARAMETERIZATIONS = ("standard", "ntk")
 #: What a module of the user's own says itself.
-REPLACED_BY_MODULE = ("hidden", "activation", "parameterization", "weight_variance", "bias_variance")
+REPLACED_BY_MODULE = ("hidden", "activation", "parameterization", "weight_variance", "bias_variance", "dropout")
 #: Weight and bias variance of normal first weights where not given.
 NORMAL_VARIANCES = (2.0, 0.0)
 
@@ -263,6 +263,12 @@ class NetworkStudent:
         At least 0. For ``sgd`` and ``adam`` this multiple of the parameters is added to the gradient; for
         ``adamw`` parameters shrink by ``learning_rate`` times it in each step, apart from the gradient.
         Biases decay too, as in PyTorch.
+    dropout : float, default 0.0
+        Probability with which each hidden unit is dropped, at least 0 and less than 1; the others count
+        ``1/(1-dropout)`` times. In training every row of every step has a mask of its own (source ``data_order``;
+        with it off all students share one sequence of masks). Held-out losses and predictions take all units. With
+        the source ``student_output`` on, an output of a student is a pass with a new mask, and `intra_student` its
+        variance over masks (plus what a head ``gaussian`` or ``softmax`` draws), in the place of that of residuals.
     parameterization : {"standard", "ntk"}, default "standard"
         ``"standard"``: a layer computes :math:`Wx + b`. ``"ntk"``: it computes
         :math:`\frac{\sigma_w}{\sqrt{\text{fan in}}} W x + \sigma_b b`, with trained parameters W and b
@@ -280,7 +286,7 @@ class NetworkStudent:
         A network of your own, in the place of ``hidden``, ``activation``, ``parameterization`` and the variances
         of its start: a function (or class) that is called with the numbers of inputs and outputs (two for each of the
         teacher's with the head ``gaussian``) and returns a new ``torch.nn.Module`` with first parameters of its own.
-        It must treat rows apart, without batch normalisation or dropout. Not in files.
+        It must treat rows apart, without batch normalisation or dropout of its own. Not in files.
     """
 
     hidden: tuple[int, ...] = field(default=(16,))
@@ -293,6 +299,7 @@ class NetworkStudent:
     early_stopping: EarlyStopping | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
+    dropout: float = 0.0
     parameterization: str = "standard"
     weight_variance: float | None = None
     bias_variance: float | None = None
@@ -325,6 +332,9 @@ class NetworkStudent:
         if self.momentum > 0.0 and self.optimizer != "sgd":
             raise invalid("momentum", "be 0 unless optimizer is 'sgd'", self.momentum)
         object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, minimum=0.0))
+        object.__setattr__(self, "dropout", as_number("dropout", self.dropout, minimum=0.0))
+        if self.dropout >= 1.0:
+            raise invalid("dropout", "be less than 1", self.dropout)
         self._set_initialization()
 
     def _check_module(self) -> None:

@@ -131,6 +131,7 @@ class NetworkTable(_Table):
     early_stopping: EarlyStoppingTable | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
+    dropout: float = 0.0
     parameterization: str = "standard"
     weight_variance: float | None = None
     bias_variance: float | None = None

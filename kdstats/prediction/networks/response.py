@@ -478,12 +478,13 @@ def check_covered(problem: DistillationProblem, *, classes: bool = False) -> Non
             f"linear response covers a NetworkStudent; got a {type(problem.student).__name__} "
             "(engine='closed_form' covers a LinearStudent)"
         )
-    covers_classes = classes and problem.student.head == "softmax"
+    covers_classes, rate = classes and problem.student.head == "softmax", problem.student.dropout
     reasons = {
         "networks that kdstats builds (no `module`)": problem.student.module is None,
         "students that see every row": problem.resample_size is None,
         "students that predict a number (head='mean')": problem.student.head == "mean" or covers_classes,
         "full-batch steps": problem.student.batch_size is None,
+        f"students without dropout (`dropout` must be 0; got {rate:g})": rate == 0.0,
         "a fixed number of steps": problem.student.early_stopping is None,
     }
     for covered, holds in reasons.items():

@@ -210,6 +210,7 @@ def check_covered(problem: DistillationProblem) -> None:
         "training without weight decay": student.weight_decay == 0.0,
         "students that predict a number (head='mean')": student.head == "mean",
         "full-batch steps": student.batch_size is None,
+        f"students without dropout (`dropout` must be 0; got {student.dropout:g})": student.dropout == 0.0,
         "a fixed number of steps": student.early_stopping is None,
         "students that see every row": problem.resample_size is None,
     }
