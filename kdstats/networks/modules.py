@@ -165,13 +165,14 @@ def _probe(module: torch.nn.Module, n_features: int, n_outputs: int) -> int:
             f"turn rows of {n_features} inputs into rows of {n_outputs} outputs",
             f"shape {shape} for {PROBE_ROWS} rows",
         )
-    if not torch.equal(outputs, _outputs(module, rows, seed=2)):
+    if not torch.allclose(outputs, _outputs(module, rows, seed=2), rtol=0.0, atol=0.0, equal_nan=True):
         raise invalid(
             "module",
-            "give the same outputs for the same inputs and parameters (take out dropout and other noise)",
+            "give the same outputs for the same inputs and parameters (take out dropout and other noise; "
+            "`NetworkStudent(dropout=...)` has dropout of its own)",
             f"a {type(module).__name__} that does not",
         )
-    if not torch.allclose(outputs[:2], _outputs(module, rows[:2], seed=1), rtol=ROUNDING, atol=ROUNDING):
+    if not torch.allclose(outputs[:2], _outputs(module, rows[:2], seed=1), ROUNDING, ROUNDING, equal_nan=True):
         raise invalid(
             "module", "treat every row by itself", f"a {type(module).__name__} whose outputs depend on other rows"
         )
@@ -198,6 +199,6 @@ def _obstacle(module: UserModule) -> str:
             stacked = ModuleStack(module, parameters)(rows)
         except (RuntimeError, NotImplementedError, ValueError, KdstatsError) as error:
             return str(error).partition("\n")[0]
-    if torch.allclose(single, stacked, rtol=ROUNDING, atol=ROUNDING):
+    if torch.allclose(single, stacked, rtol=ROUNDING, atol=ROUNDING, equal_nan=True):
         return ""
     return "its outputs differ when students are stacked"

@@ -230,6 +230,12 @@ def _check_finite(
     if bad.size:
         steps = np.where(last_finite == ALWAYS, n_steps, last_finite)
         worst = bad[np.argmin(steps[bad])]
+        if steps[worst] == 0:
+            raise DivergedStudentError(
+                f"student {first_student + worst} diverged after step 0 of {n_steps}, its first loss is not finite "
+                f"({bad.size} of {finite.size} students of its block did): X and the labels must be small enough for "
+                "float32, and a `module` must give finite outputs at X with its first parameters"
+            )
         raise DivergedStudentError(
             f"student {first_student + worst} diverged after step {steps[worst]} of {n_steps} "
             f"({bad.size} of {finite.size} students of its block did); "

@@ -20,6 +20,7 @@ from kdstats.networks.architecture import (
     perturbed_parameters,
     predict,
 )
+from kdstats.networks.memory import refuse_too_large
 from kdstats.networks.passes import own_variance
 from kdstats.networks.stacks import BatchOrder
 from kdstats.networks.training import train_networks
@@ -77,6 +78,7 @@ class NetworkTrainer:
         self.architecture = architecture_of(
             student, n_features=problem.teacher.n_features, n_outputs=problem.teacher.n_outputs
         )
+        refuse_too_large(self.architecture, n_rows=min(len(inputs), student.batch_size or len(inputs)))
         self.description = ", ".join([*_said(student, self.architecture), "float32"])
 
     def train(self, drawn: TrainingBlock, block: int, n_workers: int | None) -> Trained:

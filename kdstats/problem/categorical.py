@@ -79,6 +79,12 @@ class CategoricalTeacher:
         ) -> None: ...
 
     def __post_init__(self) -> None:
+        if np.ndim(self.probabilities) == 1:
+            raise invalid(
+                "probabilities",
+                "have one row per input and one column per class (labels go to CategoricalTeacher.from_labels)",
+                f"shape {np.shape(self.probabilities)}",
+            )
         probabilities = as_matrix("probabilities", self.probabilities)
         n, n_classes = probabilities.shape
         if n_classes < 2:
@@ -102,6 +108,48 @@ class CategoricalTeacher:
         object.__setattr__(self, "response_correlation", correlation)
         if self.class_labels is not None:
             object.__setattr__(self, "class_labels", as_labels("class_labels", self.class_labels, n_classes))
+
+    @classmethod
+    def from_labels(
+        cls, labels: ArrayLike, X: ArrayLike | None = None, *, n_classes: int | None = None, class_labels: Any = None
+    ) -> CategoricalTeacher:
+        """Return a teacher that always gives each input its label.
+
+        Parameters
+        ----------
+        labels : array_like of int, shape (n,)
+            Class of each input, from 0 to C-1.
+        X : array_like or DataFrame, shape (n, p), optional
+            Training inputs.
+        n_classes : int, optional
+            C, at least 2. Default: the number of ``class_labels``, or one more than the largest label.
+        class_labels : sequence, optional
+            Names of the classes.
+
+        Raises
+        ------
+        ProblemError
+            If a label is no integer, or outside the classes: the first of them is named.
+
+        Examples
+        --------
+        >>> import kdstats as kd
+        >>> kd.CategoricalTeacher.from_labels([0, 2], n_classes=3).probabilities
+        array([[1., 0., 0.],
+               [0., 0., 1.]])
+        """
+        given = as_array("labels", labels, ndim=1)
+        if n_classes is None:
+            n_classes = len(class_labels) if class_labels is not None else max(2, int(given.max(initial=0.0)) + 1)
+        n_classes = as_count("n_classes", n_classes, minimum=2)
+        wrong = np.flatnonzero((given < 0) | (given >= n_classes) | (given != np.floor(given)))
+        if wrong.size:
+            raise invalid(
+                "labels",
+                f"be integers from 0 to {n_classes - 1}, one of the {n_classes} classes",
+                f"{given[wrong[0]]:g} at index {wrong[0]} ({wrong.size} of {given.size} labels are outside)",
+            )
+        return cls(np.eye(n_classes)[given.astype(np.int64)], X, class_labels=class_labels)
 
     @property
     def n_inputs(self) -> int:

@@ -165,7 +165,8 @@ class _Job:
 
     @property
     def has_noise(self) -> bool:
-        return "teacher_output" in self.problem.design.sources and self.problem.design.strategy != "soft_labels"
+        p, design = self.problem.categorical_teacher.probabilities, self.problem.design
+        return "teacher_output" in design.sources and design.strategy != "soft_labels" and bool((p * (1.0 - p)).any())
 
     def labels(self, count: int) -> FloatArray:
         """Label sets (count, n, C)."""
