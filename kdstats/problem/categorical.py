@@ -82,7 +82,7 @@ class CategoricalTeacher:
         if np.ndim(self.probabilities) == 1:
             raise invalid(
                 "probabilities",
-                "have 2 dimensions, one row per input and one column per class (labels go to CategoricalTeacher.from_labels)",
+                "have 2 dimensions, inputs and one column per class (labels go to CategoricalTeacher.from_labels)",
                 f"shape {np.shape(self.probabilities)}",
             )
         probabilities = as_matrix("probabilities", self.probabilities)
