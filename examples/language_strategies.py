@@ -1,7 +1,7 @@
 """Five ways to make labels of a language model's responses, at equal budget: what each does to its students.
 
     python examples/language_strategies.py            # 40 questions, 5 students a strategy, 50 steps
-    python examples/language_strategies.py --quick    # 10 questions, 3 students, 10 steps: some minutes
+    python examples/language_strategies.py --quick    # 8 questions, 3 students, 6 steps: some minutes
 
 The first took an hour and a quarter of one processor's time.
 
@@ -69,7 +69,7 @@ class Scale(language_setting.Scale):
     temperature: float = 1.0
 
 
-QUICK = Scale(prompts=10, students=3, responses=3, bulk=5, outputs=2, steps=10, new_tokens=12)
+QUICK = Scale(prompts=8, students=3, responses=3, bulk=4, outputs=2, steps=6, new_tokens=10)
 
 
 @dataclass(frozen=True, kw_only=True)
