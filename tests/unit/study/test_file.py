@@ -44,6 +44,7 @@ def test_every_option_of_a_network_student_has_a_key(tmp_path):
         "optimizer": "sgd",
         "momentum": 0.5,
         "weight_decay": 0.01,
+        "dropout": 0.1,
         "learning_rate": 0.02,
         "epochs": 30,
         "batch_size": 16,
