@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 import kdstats as kd
+from kdstats.components.crossed_means import crossed_mean, pair_contributions
 from kdstats.observation.language.embedding import SentenceEmbedder
 from kdstats.observation.language.models import load_language_model
 from kdstats.observation.language.parts import fetch
@@ -90,6 +92,19 @@ def sampling_at(scale: Scale, temperature: float) -> kd.LanguageSampling:
     """Return how answers are drawn at a temperature; 0 is greedy."""
     cut = TOP_K if temperature > 0 else None
     return kd.LanguageSampling(temperature=temperature, top_k=cut, max_new_tokens=scale.new_tokens)
+
+
+def label_variance(rows: pd.DataFrame, setting: Setting) -> dict[str, float]:
+    """Return the variance between students of the mean embedding of a prompt's labels: inter, if each memorised.
+
+    ``rows`` has ``student``, ``prompt_id`` and ``response``, the same prompts for every student.
+    """
+    vectors = setting.embed(rows["response"].tolist())
+    keys = [rows["student"].to_numpy(), rows["prompt_id"].to_numpy()]
+    means = pd.DataFrame(vectors).groupby(keys).mean()
+    cube = means.to_numpy().reshape(rows["student"].nunique(), rows["prompt_id"].nunique(), -1)
+    found = crossed_mean((cube**2).sum(axis=-1) - pair_contributions(cube))
+    return {"estimate": found.estimate, "standard_error": found.standard_error}
 
 
 def parser_of(description: str | None, scale: type[Scale], *, out: str) -> argparse.ArgumentParser:

@@ -32,7 +32,7 @@ from typing import Any
 
 import language_setting
 import pandas as pd
-from language_setting import Setting, sampling_at, scale_of, teacher_at
+from language_setting import Setting, label_variance, sampling_at, scale_of, teacher_at
 
 import kdstats as kd
 
@@ -120,8 +120,8 @@ def temperature(bench: Bench) -> Iterator[dict[str, Any]]:
         kept = rows.groupby("prompt_id")["response_index"].transform("size") == bench.scale.students
         folder = bench.out / f"temperature-{level:g}"
         made = train(bench, rows[kept], folder, sources=["teacher_output"])
-        spread = label_spread(rows[kept], bench)
-        yield {"level": f"T = {level:g}", "label_spread": spread} | measured(bench, made, tokens=True)
+        labels = label_variance(rows[kept].assign(student=rows["response_index"]), bench.setting)
+        yield {"level": f"T = {level:g}", "label_variance": labels} | measured(bench, made, tokens=True)
 
 
 def weights(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -185,12 +185,6 @@ def measured(
     return row
 
 
-def label_spread(rows: pd.DataFrame, bench: Bench) -> float:
-    """Return the mean variance of the embeddings of a prompt's responses: what students that memorise would show."""
-    vectors = pd.DataFrame(bench.setting.embed(rows["response"].tolist()))
-    return float(vectors.groupby(rows["prompt_id"].to_numpy()).var(ddof=1).sum(axis=1).mean())
-
-
 def report(result: Mapping[str, Any]) -> str:
     """Return the tables as Markdown."""
     scale, lines = result["scale"], []
@@ -200,12 +194,12 @@ def report(result: Mapping[str, Any]) -> str:
         f"{scale['new_tokens']} tokens. Mean [95% interval over students and prompts; of next tokens over students]."
     )
     for name, rows in result["experiments"].items():
-        spread = "label_spread" in rows[0]
-        heads = ["level", *(["label spread"] if spread else []), *SHOWN, *(f"next token: {part}" for part in TOKENS)]
+        spread = "label_variance" in rows[0]
+        heads = ["level", *(["label variance"] if spread else []), *SHOWN, *(f"next token: {part}" for part in TOKENS)]
         lines += ["", f"## {name} ({result['seconds'][name]:.0f} s)", "", "| " + " | ".join(heads) + " |"]
         lines.append("|---|" + "---|" * (len(heads) - 1))
         for row in rows:
-            cells = [row["level"], *([f"{row['label_spread']:.3f}"] if spread else [])]
+            cells = [row["level"], *([_plus_minus(row["label_variance"])] if spread else [])]
             cells += [_shown(row["measures"].get(measure)) for measure in SHOWN]
             cells += [_shown((row["tokens"] or {}).get(part)) for part in TOKENS]
             lines.append("| " + " | ".join(cells) + " |")
@@ -219,6 +213,10 @@ def _numbers(found: Any, measure: str) -> dict[str, float]:
 
 def _shown(cell: Mapping[str, float] | None) -> str:
     return "" if cell is None else f"{cell['estimate']:.4f} [{cell['lower']:.4f}, {cell['upper']:.4f}]"
+
+
+def _plus_minus(cell: Mapping[str, float]) -> str:
+    return f"{cell['estimate']:.4f} ± {cell['standard_error']:.4f}"
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

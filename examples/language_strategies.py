@@ -34,10 +34,9 @@ from typing import Any
 import language_setting
 import numpy as np
 import pandas as pd
-from language_setting import Setting, scale_of, teacher_at
+from language_setting import Setting, label_variance, scale_of, teacher_at
 
 import kdstats as kd
-from kdstats.components.crossed_means import crossed_mean, pair_contributions
 from kdstats.observation.language.training import train_language_students
 from kdstats.observation.responses.labels import choose_labels
 
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     found, notes, spread, answers = {}, {}, {}, {}
     for name in names:
         rows, notes[name] = labels(name, bench, answers)
-        spread[name] = label_variance(rows, bench)
+        spread[name] = label_variance(rows, bench.setting)
         answers[name] = students_answers(name, rows, bench)
         table = pd.concat([answers[name], bench.kept_apart])
         found[name] = kd.decompose_responses(table, embeddings=bench.setting.embed, references=bench.setting.references)
@@ -205,16 +204,6 @@ def untrained_answers(bench: Bench) -> pd.DataFrame:
     return _of_prompts(
         made.sample(bench.setting.prompts, n_responses=bench.scale.outputs, sampling=bench.teacher.sampling), bench
     )
-
-
-def label_variance(rows: pd.DataFrame, bench: Bench) -> dict[str, float]:
-    """Return the variance between students of the mean embedding of a prompt's labels: inter, if each memorised."""
-    vectors = bench.setting.embed(rows["response"].tolist())
-    keys = [rows["student"].to_numpy(), rows["prompt_id"].to_numpy()]
-    means = pd.DataFrame(vectors).groupby(keys).mean()
-    cube = means.to_numpy().reshape(bench.scale.students, len(bench.setting.prompts), -1)
-    found = crossed_mean((cube**2).sum(axis=-1) - pair_contributions(cube))
-    return {"estimate": found.estimate, "standard_error": found.standard_error}
 
 
 def compare(one: Any, single: Any) -> dict[str, Any]:

@@ -718,7 +718,9 @@ def draw_entropy(found: Findings, scale: Scale) -> Figure:
                     axes.plot(
                         [x], [max(p.measured, 1e-4)], ls="none", marker=marker, ms=5, mfc="white", mec=colour, mew=1.4
                     )
-        axes.set_xticks(range(len(shown)), [name.replace(" cancer", "\ncancer").replace(", T", "\nT") for name in shown], fontsize=7)
+        axes.set_xticks(
+            range(len(shown)), [name.replace(" cancer", "\ncancer").replace(", T", "\nT") for name in shown], fontsize=7
+        )
         axes.set(yscale="log", title=f"{which} answers")
         axes.set_xlim(-0.5, len(shown) - 0.5)
     panels[0].set_ylabel("Mean predictive entropy [nats]")

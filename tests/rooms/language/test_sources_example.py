@@ -21,7 +21,7 @@ def test_three_sources_on_a_tiny_model(language_example, tiny, tmp_path, monkeyp
     assert set(first["experiments"]) == set(example.EXPERIMENTS)
     kept = json.loads((tmp_path / "results.json").read_text())["experiments"]
     cold, hot = kept["temperature"]
-    assert 0 < cold["label_spread"] < hot["label_spread"]
+    assert 0 < cold["label_variance"]["estimate"] < hot["label_variance"]["estimate"]
     assert min(level["tokens"]["inter_student"]["estimate"] for level in (cold, hot)) > 0
     alone, noisy = kept["weights"]
     assert 0 < alone["tokens"]["inter_student"]["estimate"] < 0.1 * noisy["tokens"]["inter_student"]["estimate"]
