@@ -22,16 +22,21 @@ from kdstats.problem.student import LinearStudent
 
 __all__ = [
     "LabelLaw",
+    "OwnError",
     "initialization_variance",
     "label_law",
     "mean_response_covariance",
     "mixing_weight",
+    "mixture_without_pilot",
     "own_estimate_error",
     "pilot_split",
     "published_weight_moments",
+    "shared_covariance",
 ]
 
 FloatArray = NDArray[np.float64]
+#: By input, the v_S + b^2 of a student's own estimate and its covariance c with the responses.
+OwnError = tuple[FloatArray, FloatArray]
 
 #: Gauss-Laguerre nodes for moments of an estimated weight.
 N_NODES = 120
@@ -118,11 +123,25 @@ def pilot_split(n_responses: int) -> tuple[int, int]:
     return n_responses // 2, n_responses - n_responses // 2
 
 
-def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother) -> FloatArray:
-    """Return the weight of the responses at each input, shape (n,), from true variances or as it is given."""
+def mixing_weight(
+    problem: DistillationProblem,
+    weighting: VarianceWeighting,
+    smoother: Smoother | None,
+    *,
+    own_error: OwnError | None = None,
+) -> FloatArray:
+    """Return the weight of the responses at each input, shape (n,), from true variances or as it is given.
+
+    ``own_error`` has error and covariance of a pilot without a smoother (see :func:`own_estimate_error`).
+    """
     n = problem.gaussian_teacher.n_inputs
     if not isinstance(weighting.weight, str):
         return np.broadcast_to(weighting.weight, (n,)).astype(np.float64)
+    if own_error is not None:
+        error, shared = own_error
+        of_responses = _diagonal(mean_response_covariance(problem, pilot_split(problem.design.n_responses)[1]), n)
+        whole = of_responses + error - 2.0 * shared
+        return np.clip(np.divide(error - shared, whole, out=np.ones(n), where=whole > 0), 0.0, 1.0)
     teacher_variance, student_variance, covariance, bias = _known_moments(problem, weighting, smoother)
     gain = student_variance + bias**2 - covariance
     whole = teacher_variance + student_variance + bias**2 - 2.0 * covariance
@@ -130,8 +149,8 @@ def mixing_weight(problem: DistillationProblem, weighting: VarianceWeighting, sm
 
 
 def own_estimate_error(
-    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
-) -> tuple[FloatArray, FloatArray]:
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother | None
+) -> OwnError:
     """Return, by input, the true v_S + b^2 of the student's own estimate and its covariance c with the responses."""
     _, student_variance, covariance, bias = _known_moments(problem, weighting, smoother)
     return student_variance + bias**2, covariance
@@ -153,13 +172,14 @@ def _trace(covariance: FloatArray, n: int) -> float:
 
 
 def _known_moments(
-    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother | None
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return v_T, v_S, c and b of result T8 at each input."""
     n, k = problem.gaussian_teacher.n_inputs, problem.design.n_responses
     mean = problem.gaussian_teacher.mean_by_output[:, 0]
     zero = np.zeros(n)
     if weighting.uses_pilot:
+        assert smoother is not None
         first, second = pilot_split(k)
         hat = smoother.raw_hat
         estimate_cov, shared = _pilot_covariances(problem, smoother, first)
@@ -176,16 +196,21 @@ def _known_moments(
 
 def _pilot_covariances(problem: DistillationProblem, smoother: Smoother, first: int) -> tuple[FloatArray, FloatArray]:
     """Covariance of the pilot's predictions at the inputs, and of its labels with the averaged responses."""
-    teacher, n = problem.gaussian_teacher, problem.gaussian_teacher.n_inputs
     hat = smoother.raw_hat
-    labels = as_full(mean_response_covariance(problem, first), n)
+    labels = as_full(mean_response_covariance(problem, first), problem.gaussian_teacher.n_inputs)
     covariance = hat @ labels @ hat.T + _initialization_covariance(problem, smoother)
+    return covariance, shared_covariance(problem)
+
+
+def shared_covariance(problem: DistillationProblem) -> FloatArray:
+    """Return the covariance (n, n) of the mean of some responses with the mean of others."""
+    teacher, n = problem.gaussian_teacher, problem.gaussian_teacher.n_inputs
     shared = np.zeros((n, n))
     if "teacher_output" in problem.design.sources:
         shared = teacher.response_correlation * teacher.covariance
         if teacher.fitting_covariance is not None:
             shared = shared + teacher.fitting_covariance
-    return covariance, shared
+    return shared
 
 
 def _initialization_covariance(problem: DistillationProblem, smoother: Smoother) -> FloatArray | float:
@@ -197,7 +222,7 @@ def _initialization_covariance(problem: DistillationProblem, smoother: Smoother)
 
 
 def _mixture(
-    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother
+    problem: DistillationProblem, weighting: VarianceWeighting, smoother: Smoother | None
 ) -> tuple[FloatArray, FloatArray]:
     """Mean (n, 1) and covariance of alpha * responses + (1 - alpha) * the student's own estimate."""
     n, k = problem.gaussian_teacher.n_inputs, problem.design.n_responses
@@ -207,6 +232,7 @@ def _mixture(
     alpha = mixing_weight(problem, weighting, smoother)
     beta = 1.0 - alpha
     if weighting.uses_pilot:
+        assert smoother is not None
         first, second = pilot_split(k)
         hat = smoother.raw_hat
         estimate_cov, shared = _pilot_covariances(problem, smoother, first)
@@ -224,6 +250,12 @@ def _mixture(
         covariance, own = as_full(covariance, n), as_full(own, n)
     estimate = np.asarray(weighting.student_estimate, dtype=np.float64)
     return (alpha * mean + beta * estimate)[:, None], covariance + own
+
+
+def mixture_without_pilot(problem: DistillationProblem, weighting: VarianceWeighting) -> tuple[FloatArray, FloatArray]:
+    """Return mean (n,) and covariance of labels that mix responses with an oracle or with given numbers."""
+    mean, covariance = _mixture(problem, weighting, None)
+    return mean[:, 0], covariance
 
 
 def _scaled(covariance: FloatArray, factor: FloatArray) -> FloatArray:

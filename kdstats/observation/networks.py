@@ -19,6 +19,7 @@ from kdstats.networks.kernels import LANES
 from kdstats.observation.assembly import as_replicates, assemble_components
 from kdstats.observation.categorical import assemble_classes
 from kdstats.observation.dropped import n_passes
+from kdstats.observation.label_mixer import LabelMixer
 from kdstats.observation.linear_trainer import LinearTrainer
 from kdstats.observation.network_trainer import NetworkTrainer, class_block
 from kdstats.observation.predictive import residual_divisor
@@ -117,6 +118,8 @@ def observe(
         as_count("n_workers", n_workers)
     seeds, law = as_seeds(rng), as_noise_law(noise_law)
     trainer = trainer_of(problem, seeds, law, n_passes=n_passes(problem, n_replicates))
+    mixed = problem.design.weighting is not None and isinstance(problem.student, NetworkStudent)
+    mixer = LabelMixer(problem, seeds, law) if mixed else None
     classes = isinstance(problem.teacher, CategoricalTeacher)
     if classes and law.name != "gaussian":
         raise invalid("noise_law", "be left out for a CategoricalTeacher", law.name)
@@ -129,6 +132,8 @@ def observe(
             size = part.stop - part.start
             whole_groups = slice(0, -(-size // LANES) * LANES)
             whole = class_block(problem, seeds, block) if classes else None
+            if mixer is not None:
+                whole = mixer.draw(block, whole_groups.stop, n_workers)
             drawn = select(whole or draw_training_block(problem, seeds, block, law, trainer.fit), whole_groups)
             finished = trainer.train(drawn, block, n_workers)
             trained.append(finished.first(size))
@@ -156,7 +161,8 @@ def observe(
         started=started,
         n_replicates=n_replicates,
         smoother=trainer.fit,
-        attrs={"training": trainer.description, "student_variance": variance_description(problem)},
+        attrs={"training": trainer.description, "student_variance": variance_description(problem)}
+        | ({} if mixer is None else mixer.facts),
     )
 
 

@@ -128,6 +128,22 @@ class VarianceWeighting:
         return isinstance(self.student_estimate, str) and self.student_estimate == "pilot"
 
     @property
+    def takes_own_error(self) -> bool:
+        """Whether the weights take the true error of the student's own estimate."""
+        return (isinstance(self.weight, str) and self.weight == "known") or self.student_error == "known"
+
+    @property
+    def bound(self) -> str | None:
+        """What the labels of a pilot or an oracle take that no user has, in words; None if nothing."""
+        if self.is_oracle:
+            return "oracle: the labels use the noiseless teacher mean, which no user has"
+        if isinstance(self.weight, str) and self.weight == "known":
+            return "oracle: the weights use the true variances and the true error of the student's own estimate"
+        if self.student_error == "known":
+            return "oracle: the weights use the true error of the student's own estimate"
+        return None
+
+    @property
     def weight_is_estimated(self) -> bool:
         """Whether the weight is the published one, from the empirical variance and the true one."""
         return isinstance(self.weight, str) and self.weight == "estimated"

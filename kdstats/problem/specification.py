@@ -104,7 +104,7 @@ class DistillationProblem:
             self._check_linear_student(self.student)
             return
         kind = type(self.student).__name__
-        if self.design.strategy == "variance_weighting":
+        if self.design.strategy == "variance_weighting" and not isinstance(self.student, NetworkStudent):
             raise invalid("strategy", f"be single, averaging or multi_response for a {kind}", "variance_weighting")
         if self.design.n_generations > 1:
             raise invalid("n_generations", f"be 1 for a {kind}", self.design.n_generations)
@@ -329,6 +329,15 @@ class DistillationProblem:
         if "data_resampling" not in self.design.sources:
             return None
         return self.teacher.n_inputs if self.design.resample_size is None else self.design.resample_size
+
+    def pilot_problem(self) -> DistillationProblem:
+        """Return what the pilots of variance weighting are trained on: the first responses, asked at the inputs.
+
+        They see every row, and their own outputs do not vary.
+        """
+        kept = self.design.sources - {"data_resampling", "student_output"}
+        changes = {"X_query": None, "point_labels": None, "resample_size": None, "weighting": None, "strategy": None}
+        return self.with_design(n_responses=self.design.n_responses // 2, sources=kept, **changes)
 
     def with_design(self, **changes: Any) -> DistillationProblem:
         """Return the problem with some entries of its design changed.

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from kdstats.linear.label_law import mixing_weight, own_estimate_error, pilot_split
+from kdstats.linear.label_law import OwnError, mixing_weight, own_estimate_error, pilot_split
 from kdstats.linear.smoother import Smoother
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
@@ -32,7 +32,9 @@ __all__ = [
     "draw_training_block",
     "estimated_weight",
     "initial_coefficients",
+    "mixed_labels",
     "oracle_labels",
+    "pilot_error",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -172,9 +174,15 @@ def oracle_labels(problem: DistillationProblem, responses: FloatArray) -> FloatA
 
 
 def estimated_weight(
-    problem: DistillationProblem, responses: FloatArray, mean: FloatArray, own: FloatArray, smoother: Smoother
+    problem: DistillationProblem,
+    responses: FloatArray,
+    mean: FloatArray,
+    own: FloatArray,
+    smoother: Smoother | None,
+    *,
+    own_error: OwnError | None = None,
 ) -> FloatArray:
-    """Weights (BLOCK, n, 1) of mean responses (BLOCK, n, 1), from variances that the students estimate."""
+    """Weights (B, n, 1) of mean responses (B, n, 1), from variances that the students estimate."""
     weighting, k = problem.design.weighting, problem.design.n_responses
     assert weighting is not None
     assert weighting.variance_estimate is not None
@@ -186,7 +194,8 @@ def estimated_weight(
     )[..., None] / (k - first)
     covariance: FloatArray = np.zeros(1)
     if weighting.student_error == "known":
-        error, covariance = (part[:, None] for part in own_estimate_error(problem, weighting, smoother))
+        known = own_estimate_error(problem, weighting, smoother) if own_error is None else own_error
+        error, covariance = (part[:, None] for part in known)
     else:
         error = np.maximum(((own - mean) ** 2 - variances).mean(axis=1, keepdims=True), 0.0)
     gain, whole = error - covariance, variances + error - 2.0 * covariance
@@ -215,22 +224,89 @@ def _mix(
 ) -> FloatArray:
     weighting = problem.design.weighting
     assert weighting is not None
-    assert smoother is not None
+    own = None
+    if weighting.uses_pilot:
+        assert smoother is not None
+        first, _ = pilot_split(problem.design.n_responses)
+        initial = initial_coefficients(problem, seeds, block, "pilot")
+        own = _fitted(problem, smoother, responses[:, :first].mean(axis=1), initial)
+    return mixed_labels(problem, seeds, block, responses, own=own, smoother=smoother)
+
+
+def mixed_labels(
+    problem: DistillationProblem,
+    seeds: Seeds,
+    block: int,
+    responses: FloatArray,
+    *,
+    own: FloatArray | None = None,
+    smoother: Smoother | None = None,
+    own_error: OwnError | None = None,
+) -> FloatArray:
+    """Mix mean responses with the estimates that students have of their own, by the weights of the problem.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+        With the strategy ``variance_weighting``.
+    seeds : Seeds
+    block : int
+        Number of the block of students.
+    responses : (B, k, n, 1) ndarray
+        Of its first B students.
+    own : (B, n, 1) ndarray, optional
+        Predictions of pilot students, trained on the first responses.
+    smoother : Smoother, optional
+        Coefficient map of a linear pilot.
+    own_error : OwnError, optional
+        Error and covariance of another pilot, for weights that take the true ones.
+
+    Returns
+    -------
+    (B, n, 1) ndarray
+    """
+    weighting = problem.design.weighting
+    assert weighting is not None
     if weighting.weight_is_estimated:
         return oracle_labels(problem, responses)
     averaged = responses
-    if weighting.uses_pilot:
-        first, _ = pilot_split(problem.design.n_responses)
-        initial = initial_coefficients(problem, seeds, block, "pilot")
-        own, averaged = _fitted(problem, smoother, responses[:, :first].mean(axis=1), initial), responses[:, first:]
-    else:
+    if own is None:
         own = _own_estimate(problem, seeds, block)
+        own = own[: len(responses)] if len(own) > 1 else own
+    else:
+        averaged = responses[:, pilot_split(problem.design.n_responses)[0] :]
     mean = averaged.mean(axis=1)
     if weighting.variance_estimate is None:
-        alpha = mixing_weight(problem, weighting, smoother)[:, None]
+        alpha = mixing_weight(problem, weighting, smoother, own_error=own_error)[:, None]
     else:
-        alpha = estimated_weight(problem, responses, mean, own, smoother)
+        alpha = estimated_weight(problem, responses, mean, own, smoother, own_error=own_error)
     return np.asarray(alpha * mean + (1.0 - alpha) * own)
+
+
+def pilot_error(problem: DistillationProblem, responses: FloatArray, own: FloatArray) -> OwnError:
+    """Return the true error of pilots and its covariance with the mean of the other responses, from many of them.
+
+    Parameters
+    ----------
+    problem : DistillationProblem
+    responses : (B, k, n, 1) ndarray
+    own : (B, n, 1) ndarray
+        Predictions of pilots trained on the first responses.
+
+    Returns
+    -------
+    two (n,) ndarrays
+        The mean of (own - teacher's mean)^2, which is v_S + b^2, and the covariance, exactly 0 where responses
+        are independent.
+    """
+    teacher = problem.gaussian_teacher
+    truth = teacher.mean_by_output[:, 0]
+    error = ((own[..., 0] - truth) ** 2).mean(axis=0)
+    if teacher.response_correlation == 0.0 and teacher.fitting_covariance is None:
+        return error, np.zeros_like(error)
+    others = responses[:, pilot_split(responses.shape[1])[0] :].mean(axis=1)[..., 0] - truth
+    deviations = own[..., 0] - own[..., 0].mean(axis=0)
+    return error, np.asarray((deviations * others).mean(axis=0))
 
 
 def _own_estimate(problem: DistillationProblem, seeds: Seeds, block: int) -> FloatArray:

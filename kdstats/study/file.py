@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kdstats.errors import StudyError
 from kdstats.problem.bayesian import BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher, SoftmaxStudent
-from kdstats.problem.design import Design
+from kdstats.problem.design import Design, VarianceWeighting
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
@@ -188,6 +188,18 @@ class SampledTable(_Table):
         return BayesianStudent(**self.model_dump(exclude={"kind"}))
 
 
+class WeightingTable(_Table):
+    """How the strategy ``variance_weighting`` mixes responses with a student's own estimate."""
+
+    student_estimate: Literal["pilot", "teacher_mean"] = "pilot"
+    weight: str | float = "known"
+    student_error: str = "estimated"
+
+    def weighting(self) -> VarianceWeighting:
+        """Return what the table describes."""
+        return VarianceWeighting(**self.model_dump())
+
+
 class DesignTable(_Table):
     """Strategy, responses and sources."""
 
@@ -195,6 +207,7 @@ class DesignTable(_Table):
     strategy: str | None = None
     sources: list[str] | None = None
     resample_size: int | None = None
+    weighting: WeightingTable | None = None
     n_generations: int = 1
 
 
@@ -325,6 +338,7 @@ class Study:
                 strategy=design.strategy,
                 sources=design.sources,
                 resample_size=design.resample_size,
+                weighting=None if design.weighting is None else design.weighting.weighting(),
                 n_generations=design.n_generations,
                 point_labels=tuple(f"row {row}" for row in test),
             ),

@@ -32,7 +32,9 @@ def predict(
         ``softmax`` see :func:`kdstats.prediction.networks.class_response.class_components`.
     response : {"finite", "tangent"}, default "finite"
         ``"tangent"``: :math:`JCJ'`, first order in the noise, checked against real students.
-        ``"finite"``: real students at the amplitude of the noise, with first order as control variate.
+        ``"finite"``: real students at the amplitude of the noise, with first order as control variate. With the
+        strategy ``variance_weighting`` (:mod:`kdstats.prediction.networks.mixing`) first order covers weights that are
+        numbers or ``"known"``; ``"finite"`` trains pilots and students, all weights, without control variate.
     n_pilots, n_students, rng, n_workers
         See :func:`kdstats.network_response`.
 
@@ -40,7 +42,8 @@ def predict(
     -------
     VarianceComponents
         ``exactness`` "approximate". ``attrs["source_variances"]``: the average over points of the parts that
-        the teacher's noise and the initialization have in the inter-student variance, which they sum to.
+        the teacher's noise (of mixed labels: the labels, pilots' starts included) and the initialization have in the
+        inter-student variance, which they sum to.
         ``attrs["linear_ratio"]``: variance of real students over first order, with its interval; and
         ``attrs["linear_share"]`` (all students starting alike): squared correlation of each student's deviation
         with the one predicted for its labels.

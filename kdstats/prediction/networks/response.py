@@ -16,7 +16,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ApproximationWarning, PredictionError, UnsupportedProblemError, invalid
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import Parameters
+from kdstats.prediction.networks.mixing import LabelMixing
 from kdstats.prediction.networks.spread import (
     Curve,
     Outputs,
@@ -39,6 +40,7 @@ from kdstats.prediction.networks.spread import (
     error_of_mean,
     fixed_start,
     label_scale,
+    paired_spread,
     propagated,
     residual_spread,
     root_of_propagated,
@@ -151,7 +153,9 @@ class NetworkResponse:
         asked = self.problem if problem is None else self._same_students(problem)
         covariance = covariance_of_labels(asked)
         attrs: dict[str, Any] = {}
-        if _is_zero(covariance):
+        if asked.design.weighting is not None:
+            chosen, attrs = self._mixed(asked, response)
+        elif _is_zero(covariance):
             chosen = self._no_noise()
         elif response == "finite":
             chosen = self._finite(covariance)
@@ -235,6 +239,8 @@ class NetworkResponse:
         self, noise_variance: Sequence[float] | None, n_responses: Sequence[int] | None
     ) -> tuple[FloatArray, list[int]]:
         own = self.problem.gaussian_teacher.noise_variance
+        if self.problem.design.weighting is not None:
+            raise invalid("problem", "have a strategy of mean labels for a grid over them", "variance_weighting")
         if own.ndim:
             raise invalid("problem", "have a scalar noise_variance for a grid over it", f"shape {own.shape}")
         levels = as_array("noise_variance", [own] if noise_variance is None else noise_variance, ndim=1)
@@ -351,23 +357,23 @@ class NetworkResponse:
 
     def _finite_pairs(self, covariance: FloatArray) -> Spread:
         """Two noisy students for every start: within pairs varies the noise, between them noise and start."""
-        S = self.n_students
-        noise = draw_noise(self.problem, self.seeds, covariance, 2 * S)
+        noise = draw_noise(self.problem, self.seeds, covariance, 2 * self.n_students)
         starts = tuple(np.concatenate([layer, layer]) for layer in self._starts)
-        trained = train_students(self.problem, noise, starts, n_workers=self.n_workers)
-        pairs = trained.predictions.reshape(2, S, *trained.predictions.shape[1:])
-        means = centred(pairs.mean(axis=0))
-        within = 0.5 * (pairs[0] - pairs[1]) ** 2
-        squares = S / (S - 1) * means**2 + 0.5 * within
-        return Spread(
-            inter=squares.mean(axis=0),
-            inter_se=error_of_mean(squares),
-            noise=within.mean(axis=0),
-            each=squares.mean(axis=(1, 2)),
-            residual=trained.mean_square().mean(axis=0),
-            residual_se=error_of_mean(trained.mean_square()),
-            rank=effective_rank([centred(trained.predictions).reshape(2 * S, -1).T], count=2 * S - 2),
-        )
+        return paired_spread(train_students(self.problem, noise, starts, n_workers=self.n_workers))
+
+    def _mixed(self, problem: DistillationProblem, response: str) -> tuple[Spread, dict[str, Any]]:
+        """Students of variance weighting: trained on mixed labels, or to first order of pilots and students."""
+        mixing = LabelMixing(problem=problem, seeds=self.seeds, n_students=self.n_students, n_workers=self.n_workers)
+        facts: dict[str, Any] = {} if mixing.weighting.bound is None else {"bound": mixing.weighting.bound}
+        if response == "finite":
+            finite = mixing.spread(self._starts)
+            check_precision(finite, n_students=self.n_students)
+            return finite, facts
+        law = mixing.first_order(n_pilots=self.n_pilots)
+        labelled = replace(self, problem=law.as_problem(problem))
+        first = labelled._tangent(covariance_of_labels(labelled.problem))
+        facts |= check_first_order(first, mixing.spread(self._starts), warn=True) | {"n_pilots": self.n_pilots}
+        return first, facts
 
     def _intra(self, problem: DistillationProblem, spread: Spread) -> FloatArray:
         """Expected residual variance of a student (residual sum of squares over rows), shape (q,)."""
@@ -379,7 +385,8 @@ class NetworkResponse:
         self, problem: DistillationProblem, spread: Spread, *, attrs: dict[str, Any], started: float, response: str
     ) -> VarianceComponents:
         noise = float(spread.noise.mean())
-        parts = {"teacher_output": noise, "student_initialization": float(spread.inter.mean()) - noise}
+        labels = "teacher_output" if problem.design.weighting is None else "labels"
+        parts = {labels: noise, "student_initialization": float(spread.inter.mean()) - noise}
         facts = self._attrs(problem, response, started)
         facts |= {"effective_rank": spread.rank, "source_variances": parts}
         intra_se = spread.residual_se if "student_output" in problem.design.sources else np.zeros(len(spread.residual))

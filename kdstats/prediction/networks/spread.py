@@ -22,6 +22,8 @@ __all__ = [
     "error_of_mean",
     "fixed_start",
     "label_scale",
+    "paired_spread",
+    "plain_spread",
     "propagated",
     "residual_spread",
     "root_of_propagated",
@@ -190,6 +192,37 @@ def sampled_start(predictions: FloatArray) -> Start:
         inter_se=error_of_mean(squares),
         each=squares.mean(axis=(1, 2)),
         root=centred(predictions).reshape(S, -1).T / np.sqrt(S - 1),
+    )
+
+
+def paired_spread(trained: Outputs) -> Spread:
+    """Return the spread of S pairs (first members, then second ones) that share a start: labels vary within pairs."""
+    S = len(trained.predictions) // 2
+    pairs = trained.predictions.reshape(2, S, *trained.predictions.shape[1:])
+    within = 0.5 * (pairs[0] - pairs[1]) ** 2
+    squares = S / (S - 1) * centred(pairs.mean(axis=0)) ** 2 + 0.5 * within
+    return Spread(
+        inter=squares.mean(axis=0),
+        inter_se=error_of_mean(squares),
+        noise=within.mean(axis=0),
+        each=squares.mean(axis=(1, 2)),
+        residual=trained.mean_square().mean(axis=0),
+        residual_se=error_of_mean(trained.mean_square()),
+        rank=effective_rank([centred(trained.predictions).reshape(2 * S, -1).T], count=2 * S - 2),
+    )
+
+
+def plain_spread(trained: Outputs) -> Spread:
+    """Return the spread of S students that start alike."""
+    start = sampled_start(trained.predictions)
+    return Spread(
+        inter=start.inter,
+        inter_se=start.inter_se,
+        noise=start.inter,
+        each=start.each,
+        residual=trained.mean_square().mean(axis=0),
+        residual_se=error_of_mean(trained.mean_square()),
+        rank=effective_rank([start.root], count=len(trained.predictions) - 1),
     )
 
 

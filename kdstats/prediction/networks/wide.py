@@ -213,6 +213,7 @@ def check_covered(problem: DistillationProblem) -> None:
         f"students without dropout (`dropout` must be 0; got {student.dropout:g})": student.dropout == 0.0,
         "a fixed number of steps": student.early_stopping is None,
         "students that see every row": problem.resample_size is None,
+        "mean labels (no strategy 'variance_weighting')": problem.design.weighting is None,
     }
     for covered, holds in reasons.items():
         if not holds:

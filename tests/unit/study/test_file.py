@@ -6,6 +6,7 @@ import pytest
 import kdstats as kd
 from kdstats.errors import StudyError
 from kdstats.study import Study, load_dataset
+from kdstats.study.file import WeightingTable
 
 
 def test_scaler_is_fitted_to_the_training_rows_alone(study):
@@ -34,6 +35,21 @@ def test_text_form_reads_back_the_same(study, tmp_path):
     again = Study.from_toml(path)
     assert again.as_dict() == study.as_dict()
     assert again.setting().problem.fingerprint() == study.setting().problem.fingerprint()
+
+
+def test_how_responses_are_weighted_has_a_table(tmp_path):
+    document = {"data": {"dataset": "diabetes"}, "teacher": {"noise_fraction": 0.5}, "student": {"kind": "network"}}
+    design = {"n_responses": 4, "strategy": "variance_weighting", "weighting": {"weight": "pooled"}}
+    weighting = Study({**document, "design": design}).setting().problem.design.weighting
+    assert (weighting.weight, weighting.student_estimate) == ("pooled", "pilot")
+    assert set(WeightingTable.model_fields) == {f.name for f in dataclasses.fields(weighting)} - {"student_variance"}
+    number = Study({**document, "design": {**design, "weighting": {"weight": 0.25}}}).setting().problem
+    assert float(number.design.weighting.weight) == 0.25
+    path = tmp_path / "study.toml"
+    path.write_text(Study({**document, "design": design}).to_toml())
+    assert Study.from_toml(path).setting().problem.design.weighting.weight == "pooled"
+    with pytest.raises(kd.errors.ProblemError, match="`weight` must be one of"):
+        Study({**document, "design": {**design, "weighting": {"weight": "guessed"}}}).setting()
 
 
 def test_every_option_of_a_network_student_has_a_key(tmp_path):
