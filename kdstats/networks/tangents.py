@@ -12,7 +12,7 @@ trajectory jumps by a finite amount that no derivative sees; see :doc:`/theory/n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from kdstats.errors import DivergedStudentError
 from kdstats.networks.architecture import Parameters, architecture_of
+from kdstats.networks.dropout import Dropout
 from kdstats.networks.training import BETA1, BETA2, EPSILON
 from kdstats.problem.student import NetworkStudent
 
@@ -58,6 +59,7 @@ def label_response(
     directions: FloatArray,
     points: FloatArray,
     double: bool = False,
+    dropout: Dropout | None = None,
 ) -> LabelResponse:
     """Train one network and differentiate the run along directions of its labels.
 
@@ -73,6 +75,8 @@ def label_response(
     points : (m, p) ndarray
     double : bool, default False
         Compute in float64 instead of the float32 of training.
+    dropout : Dropout, optional
+        For a student with dropout: draws the masks of its steps, which the labels do not move.
 
     Raises
     ------
@@ -81,6 +85,7 @@ def label_response(
     """
     dtype = torch.float64 if double else torch.float32
     run = _Run(X, labels, directions, student, initial, dtype)
+    run.dropout = dropout
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -123,6 +128,8 @@ class _Run:
             for layer, (weights, biases) in zip(self.parameters, scales, strict=True)
         ]
         self._scale()
+        self.dropout: Dropout | None = None
+        self.factors: list[torch.Tensor] = []
         adaptive = student.optimizer in ("adam", "adamw")
         self.optimizers = [
             (_Adam if adaptive else _Descent)(student, *pair)
@@ -135,6 +142,8 @@ class _Run:
         """Take one step of the optimiser, and of its derivative."""
         gradients = [torch.zeros_like(layer) for layer in self.layers]
         tangents = [torch.zeros_like(tangent) for tangent in self.tangents]
+        if self.dropout is not None:
+            self.factors = [factor[0].to(self.inputs.dtype) for factor in self.dropout.factors(len(self.inputs))]
         for first in range(0, len(self.inputs), self.tile):
             self._backward(slice(first, first + self.tile), gradients, tangents)
         for depth, optimizer in enumerate(self.optimizers):
@@ -152,8 +161,8 @@ class _Run:
         parts = [self._forward(inputs[first : first + self.tile])[-1] for first in range(0, len(inputs), self.tile)]
         return torch.cat([part.signal for part in parts]), torch.cat([part.tangent for part in parts])
 
-    def _forward(self, inputs: torch.Tensor) -> list[_Units]:
-        """Return what every layer holds, from the inputs to the outputs."""
+    def _forward(self, inputs: torch.Tensor, factors: Sequence[torch.Tensor] = ()) -> list[_Units]:
+        """Return what every layer holds, from the inputs to the outputs; ``factors`` multiply the hidden units."""
         rows, B = len(inputs), self.n_directions
         units = [_Units(signal=inputs, tangent=inputs.new_zeros(0))]
         for depth, (layer, change) in enumerate(zip(self.layers, self.tangents, strict=True)):
@@ -166,6 +175,9 @@ class _Run:
                 units.append(_Units(signal=signal, tangent=tangent))
                 break
             value, slope, bend = self.curve(signal)
+            if factors:
+                value, slope = value * factors[depth], slope * factors[depth]
+                bend = None if bend is None else bend * factors[depth]
             before = None if bend is None else tangent
             units.append(
                 _Units(signal=value, tangent=tangent * slope[:, None], slope=slope, bend=bend, tangent_before=before)
@@ -174,7 +186,7 @@ class _Run:
 
     def _backward(self, part: slice, gradients: list[torch.Tensor], tangents: list[torch.Tensor]) -> None:
         """Add the gradient of the loss over some rows, and its tangent."""
-        units = self._forward(self.inputs[part])
+        units = self._forward(self.inputs[part], [factor[part] for factor in self.factors])
         rows, B = units[0].signal.shape[0], self.n_directions
         pull, tangent = self._pull(units[-1], part)
         for depth in range(len(self.layers) - 1, -1, -1):

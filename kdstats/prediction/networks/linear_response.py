@@ -63,7 +63,8 @@ def predict(
     -----
     The standard error is that of the pilots and students that were drawn; where students start alike and
     the response is ``"tangent"`` there are none, and it is 0. Intra-student variance is the expected residual
-    sum of squares over the number of rows, as network students take it.
+    sum of squares over the number of rows, as network students take it; with dropout, the variance over masks. Masks
+    in training count as a start does, under ``"student_initialization and data_order"`` in ``source_variances``.
     """
     check_covered(problem, classes=True)
     as_choice("response", response, RESPONSES)

@@ -29,6 +29,7 @@ from kdstats.components.result import VarianceComponents
 from kdstats.errors import ApproximationWarning, PredictionError, UnsupportedProblemError, invalid
 from kdstats.linear.threads import SMALL, one_blas_thread
 from kdstats.networks.architecture import Parameters
+from kdstats.networks.stacks import BatchOrder
 from kdstats.prediction.networks.mixing import LabelMixing
 from kdstats.prediction.networks.spread import (
     Curve,
@@ -47,7 +48,15 @@ from kdstats.prediction.networks.spread import (
     sampled_start,
     within_rows,
 )
-from kdstats.prediction.networks.students import Pilot, draw_noise, draw_starts, run_pilot, train_students
+from kdstats.prediction.networks.students import (
+    Pilot,
+    draw_noise,
+    draw_starts,
+    mask_order,
+    masks_vary,
+    run_pilot,
+    train_students,
+)
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import NetworkStudent
 from kdstats.problem.validation import as_array, as_choice, as_count
@@ -103,16 +112,24 @@ class NetworkResponse:
         check_memory(self.problem, n_directions=teacher.n_inputs * teacher.n_outputs)
         with one_blas_thread(when=self.problem.gaussian_teacher.n_inputs <= SMALL):
             starts = [tuple(layer[i : i + 1] for layer in self._starts) for i in range(self.n_pilots)]
-            return tuple(run_pilot(self.problem, start) for start in starts)
+            return tuple(run_pilot(self.problem, start, self._masks(1, first=i)) for i, start in enumerate(starts))
 
     @cached_property
     def noise_free(self) -> Outputs:
         """Noise-free students, one for each start."""
-        return train_students(self.problem, None, self._starts, n_workers=self.n_workers)
+        masks = self._masks(len(self._starts[0]))
+        return train_students(self.problem, None, self._starts, n_workers=self.n_workers, order=masks)
 
     @cached_property
     def _starts(self) -> Parameters:
-        return draw_starts(self.problem, self.seeds, self.n_students)
+        drawn = draw_starts(self.problem, self.seeds, self.n_students)
+        if self.paths_vary and len(drawn[0]) == 1:
+            return tuple(np.repeat(layer, self.n_students, axis=0) for layer in drawn)
+        return drawn
+
+    def _masks(self, count: int, *, first: int = 0) -> BatchOrder | None:
+        """Where masks of some students come from; student s and its twin s + S have the same."""
+        return mask_order(self.problem, self.seeds, np.arange(first, first + count) % self.n_students)
 
     @property
     def jacobian(self) -> xr.DataArray:
@@ -128,6 +145,11 @@ class NetworkResponse:
     def starts_vary(self) -> bool:
         """Whether students start from weights of their own."""
         return "student_initialization" in self.problem.design.sources
+
+    @property
+    def paths_vary(self) -> bool:
+        """Whether noise-free students differ, by their starts or by their masks of dropout."""
+        return self.starts_vary or masks_vary(self.problem)
 
     def predict(self, problem: DistillationProblem | None = None, *, response: str = "finite") -> VarianceComponents:
         """Return the components of this problem, or of one with other noise, responses or strategy.
@@ -160,11 +182,13 @@ class NetworkResponse:
         elif response == "finite":
             chosen = self._finite(covariance)
             check_precision(chosen, n_students=self.n_students)
-            if not self.starts_vary:
+            if not self.paths_vary:
                 attrs |= check_first_order(self._tangent(covariance), chosen, warn=False)
         else:
-            chosen = self._tangent(covariance)
-            attrs |= check_first_order(chosen, self._finite(covariance), warn=True) | {"n_pilots": self.n_pilots}
+            chosen, finite = self._tangent(covariance), self._finite(covariance)
+            attrs |= check_first_order(chosen, finite, warn=True) | {"n_pilots": self.n_pilots}
+            if finite.residual.ndim == 2:  # over masks, which first order of the mean does not move
+                chosen = replace(chosen, residual=finite.residual, residual_se=finite.residual_se)
         return self._assemble(asked, chosen, attrs=attrs, started=started, response=response)
 
     def grid(
@@ -241,6 +265,8 @@ class NetworkResponse:
         own = self.problem.gaussian_teacher.noise_variance
         if self.problem.design.weighting is not None:
             raise invalid("problem", "have a strategy of mean labels for a grid over them", "variance_weighting")
+        if isinstance(self.problem.student, NetworkStudent) and self.problem.student.dropout > 0.0:
+            raise invalid("problem", "have no dropout for a grid (predict its cells one by one)", "dropout")
         if own.ndim:
             raise invalid("problem", "have a scalar noise_variance for a grid over it", f"shape {own.shape}")
         levels = as_array("noise_variance", [own] if noise_variance is None else noise_variance, ndim=1)
@@ -278,7 +304,7 @@ class NetworkResponse:
         """Check that another problem asks for the same students on the same mean labels."""
         check_covered(problem)
         mine, other = self.problem, problem
-        same = (
+        same = masks_vary(mine) == masks_vary(other) and (
             np.array_equal(mine.gaussian_teacher.X, other.gaussian_teacher.X)
             and np.array_equal(mine.gaussian_teacher.mean, other.gaussian_teacher.mean)
             and np.array_equal(mine.X_query, other.X_query)
@@ -300,23 +326,23 @@ class NetworkResponse:
         """Noise-free students: their starts alone."""
         outputs = self.noise_free
         zero = np.zeros(outputs.predictions.shape[1:])
-        start = sampled_start(outputs.predictions) if self.starts_vary else fixed_start(zero)
+        start = sampled_start(outputs.predictions) if self.paths_vary else fixed_start(zero)
         return Spread(
             inter=start.inter,
             inter_se=start.inter_se,
             noise=zero,
             each=start.each,
-            residual=outputs.mean_square().mean(axis=0),
-            residual_se=error_of_mean(outputs.mean_square()),
-            rank=effective_rank([start.root], count=self.n_students - 1 if self.starts_vary else None),
+            residual=outputs.own_variance().mean(axis=0),
+            residual_se=error_of_mean(outputs.own_variance()),
+            rank=effective_rank([start.root], count=self.n_students - 1 if self.paths_vary else None),
         )
 
     def _tangent(self, covariance: FloatArray) -> Spread:
         """First order: J C J' averaged over pilots, plus the variance of noise-free students."""
         noise = np.stack([propagated(pilot.at_points, covariance) for pilot in self.pilots])
-        start = sampled_start(self.noise_free.predictions) if self.starts_vary else fixed_start(noise[0])
+        start = sampled_start(self.noise_free.predictions) if self.paths_vary else fixed_start(noise[0])
         moved = np.stack([residual_spread(pilot.at_inputs, covariance) for pilot in self.pilots])
-        own = self.noise_free.mean_square()
+        own = (self.noise_free.residuals**2).mean(axis=1)
         flat = [root_of_propagated(pilot.at_points, covariance) for pilot in self.pilots]
         return Spread(
             inter=noise.mean(axis=0) + start.inter,
@@ -326,15 +352,15 @@ class NetworkResponse:
             pilot_se=float(error_of_mean(noise.mean(axis=(1, 2)))),
             residual=own.mean(axis=0) + moved.mean(axis=0),
             residual_se=np.hypot(error_of_mean(own), error_of_mean(moved)),
-            rank=effective_rank([*flat, *([start.root] if self.starts_vary else [])]),
+            rank=effective_rank([*flat, *([start.root] if self.paths_vary else [])]),
         )
 
     def _finite(self, covariance: FloatArray) -> Spread:
         """Students trained with noise of this covariance."""
-        if self.starts_vary:
+        if self.paths_vary:
             return self._finite_pairs(covariance)
-        noise = draw_noise(self.problem, self.seeds, covariance, self.n_students)
-        trained = train_students(self.problem, noise, self._starts, n_workers=self.n_workers)
+        noise, masks = draw_noise(self.problem, self.seeds, covariance, self.n_students), self._masks(self.n_students)
+        trained = train_students(self.problem, noise, self._starts, n_workers=self.n_workers, order=masks)
         pilot = self.pilots[0]
         linear = np.einsum("mqnr,snr->smq", pilot.at_points, noise, optimize=True)
         real, shadow = centred(trained.predictions), centred(linear)
@@ -349,8 +375,8 @@ class NetworkResponse:
             inter_se=error_of_mean(squares),
             noise=inter,
             each=squares.mean(axis=(1, 2)),
-            residual=trained.mean_square().mean(axis=0),
-            residual_se=error_of_mean(trained.mean_square()),
+            residual=trained.own_variance().mean(axis=0),
+            residual_se=error_of_mean(trained.own_variance()),
             rank=effective_rank([real.reshape(self.n_students, -1).T], count=self.n_students - 1),
             linear_share=float((real * shadow).sum() ** 2 / both) if both > 0.0 else 1.0,
         )
@@ -359,7 +385,8 @@ class NetworkResponse:
         """Two noisy students for every start: within pairs varies the noise, between them noise and start."""
         noise = draw_noise(self.problem, self.seeds, covariance, 2 * self.n_students)
         starts = tuple(np.concatenate([layer, layer]) for layer in self._starts)
-        return paired_spread(train_students(self.problem, noise, starts, n_workers=self.n_workers))
+        masks = self._masks(2 * self.n_students)
+        return paired_spread(train_students(self.problem, noise, starts, n_workers=self.n_workers, order=masks))
 
     def _mixed(self, problem: DistillationProblem, response: str) -> tuple[Spread, dict[str, Any]]:
         """Students of variance weighting: trained on mixed labels, or to first order of pilots and students."""
@@ -386,10 +413,11 @@ class NetworkResponse:
     ) -> VarianceComponents:
         noise = float(spread.noise.mean())
         labels = "teacher_output" if problem.design.weighting is None else "labels"
-        parts = {labels: noise, "student_initialization": float(spread.inter.mean()) - noise}
+        paths = "student_initialization and data_order" if masks_vary(self.problem) else "student_initialization"
+        parts = {labels: noise, paths: float(spread.inter.mean()) - noise}
         facts = self._attrs(problem, response, started)
         facts |= {"effective_rank": spread.rank, "source_variances": parts}
-        intra_se = spread.residual_se if "student_output" in problem.design.sources else np.zeros(len(spread.residual))
+        intra_se = spread.residual_se if "student_output" in problem.design.sources else np.zeros_like(spread.residual)
         error = float(intra_se.mean())
         facts["average_standard_error"] = {
             "inter_student": spread.average_se,
@@ -398,7 +426,7 @@ class NetworkResponse:
         }
         return VarianceComponents.from_arrays(
             inter_student=spread.inter,
-            intra_student=self._intra(problem, spread)[None, :],
+            intra_student=np.atleast_2d(self._intra(problem, spread)),
             inter_student_se=spread.inter_se,
             intra_student_se=intra_se,
             total_se=spread.inter_se + intra_se,
@@ -411,7 +439,7 @@ class NetworkResponse:
         return {
             "engine": "linear_response",
             "exactness": "approximate",
-            "estimator": f"{how}, plus the variance of noise-free students" if self.starts_vary else how,
+            "estimator": f"{how}, plus the variance of noise-free students" if self.paths_vary else how,
             "response": response,
             "n_response_students": self.n_students,
             "seed": self.seeds.as_dict(),
@@ -464,7 +492,7 @@ def network_response(
     """
     check_covered(problem)
     n_students = as_count("n_students", n_students, minimum=8, reason="to check the response")
-    vary = "student_initialization" in problem.design.sources
+    vary = "student_initialization" in problem.design.sources or masks_vary(problem)
     n_pilots = as_count("n_pilots", (4 if vary else 1) if n_pilots is None else n_pilots)
     if not vary and n_pilots > 1:
         raise invalid("n_pilots", "be 1 where the source 'student_initialization' is off (all start alike)", n_pilots)
@@ -486,12 +514,16 @@ def check_covered(problem: DistillationProblem, *, classes: bool = False) -> Non
             "(engine='closed_form' covers a LinearStudent)"
         )
     covers_classes, rate = classes and problem.student.head == "softmax", problem.student.dropout
+    is_plain = problem.student.head == "mean" and problem.design.strategy in ("single", "averaging")
     reasons = {
         "networks that kdstats builds (no `module`)": problem.student.module is None,
         "students that see every row": problem.resample_size is None,
         "students that predict a number (head='mean')": problem.student.head == "mean" or covers_classes,
         "full-batch steps": problem.student.batch_size is None,
-        f"students without dropout (`dropout` must be 0; got {rate:g})": rate == 0.0,
+        f"dropout (`dropout` = {rate:g}) of heads of a mean, on mean labels": rate == 0.0 or is_plain,
+        f"dropout (`dropout` = {rate:g}) of one hidden layer, unless 'student_output' is left out of `sources`": (
+            rate == 0.0 or len(problem.student.hidden) == 1 or "student_output" not in problem.design.sources
+        ),
         "a fixed number of steps": problem.student.early_stopping is None,
     }
     for covered, holds in reasons.items():

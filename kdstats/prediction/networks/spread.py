@@ -36,14 +36,18 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outputs:
-    """Outputs of S trained students: at the query points (S, m, q), and their residuals at the inputs (S, n, q)."""
+    """Outputs of S trained students: at the query points (S, m, q), and their residuals at the inputs (S, n, q).
+
+    ``own`` (S, m, q) is the variance of their outputs over masks, for those with dropout.
+    """
 
     predictions: FloatArray
     residuals: FloatArray
+    own: FloatArray | None = None
 
-    def mean_square(self) -> FloatArray:
-        """Mean squared residual of each student, shape (S, q)."""
-        return np.asarray((self.residuals**2).mean(axis=1))
+    def own_variance(self) -> FloatArray:
+        """Variance of each student's own outputs: over masks (S, m, q), or its mean squared residual (S, q)."""
+        return np.asarray((self.residuals**2).mean(axis=1)) if self.own is None else self.own
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,8 +64,8 @@ class Spread:
         What each sampled student (or pair) adds to the average of ``inter``.
     pilot_se : float
         Standard error of that average that is not in the spread of ``each``.
-    residual, residual_se : (q,) ndarray
-        Mean squared residual at the inputs.
+    residual, residual_se : (q,) or (m, q) ndarray
+        Mean squared residual at the inputs, or variance over masks at the points.
     rank : float
         Independent points that the points amount to.
     linear_share : float or None
@@ -206,8 +210,8 @@ def paired_spread(trained: Outputs) -> Spread:
         inter_se=error_of_mean(squares),
         noise=within.mean(axis=0),
         each=squares.mean(axis=(1, 2)),
-        residual=trained.mean_square().mean(axis=0),
-        residual_se=error_of_mean(trained.mean_square()),
+        residual=trained.own_variance().mean(axis=0),
+        residual_se=error_of_mean(trained.own_variance()),
         rank=effective_rank([centred(trained.predictions).reshape(2 * S, -1).T], count=2 * S - 2),
     )
 
@@ -220,8 +224,8 @@ def plain_spread(trained: Outputs) -> Spread:
         inter_se=start.inter_se,
         noise=start.inter,
         each=start.each,
-        residual=trained.mean_square().mean(axis=0),
-        residual_se=error_of_mean(trained.mean_square()),
+        residual=trained.own_variance().mean(axis=0),
+        residual_se=error_of_mean(trained.own_variance()),
         rank=effective_rank([start.root], count=len(trained.predictions) - 1),
     )
 

@@ -20,6 +20,9 @@ from kdstats.networks.architecture import (
     perturbed_parameters,
     predict,
 )
+from kdstats.networks.dropout import Dropout
+from kdstats.networks.passes import has_own_variance, own_variance
+from kdstats.networks.stacks import BatchOrder
 from kdstats.networks.tangents import label_response
 from kdstats.networks.training import train_networks
 from kdstats.prediction.networks.spread import Outputs
@@ -28,7 +31,16 @@ from kdstats.problem.student import NetworkStudent
 from kdstats.sampling.training_sets import covariance_root
 from kdstats.streams import Seeds
 
-__all__ = ["Pilot", "draw_noise", "draw_starts", "network_of", "run_pilot", "train_students"]
+__all__ = [
+    "Pilot",
+    "draw_noise",
+    "draw_starts",
+    "mask_order",
+    "masks_vary",
+    "network_of",
+    "run_pilot",
+    "train_students",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -87,8 +99,31 @@ def draw_noise(problem: DistillationProblem, seeds: Seeds, covariance: FloatArra
     return np.asarray(noise * (root[:, None] if root.ndim else root))
 
 
+def masks_vary(problem: DistillationProblem) -> bool:
+    """Whether students have masks of dropout of their own in training."""
+    student, _ = network_of(problem)
+    return student.dropout > 0.0 and "data_order" in problem.design.sources
+
+
+def mask_order(problem: DistillationProblem, seeds: Seeds, numbers: NDArray[np.int64]) -> BatchOrder | None:
+    """Return where the masks of numbered students come from, None without dropout.
+
+    Masks that all students share are those of an observation with the same seed, as their start is.
+    """
+    if network_of(problem)[0].dropout == 0.0:
+        return None
+    if masks_vary(problem):
+        return BatchOrder(seeds=seeds.branch("response"), numbers=numbers)
+    return BatchOrder(seeds=seeds, common=True, numbers=numbers)
+
+
 def train_students(
-    problem: DistillationProblem, noise: FloatArray | None, starts: Parameters, *, n_workers: int | None = None
+    problem: DistillationProblem,
+    noise: FloatArray | None,
+    starts: Parameters,
+    *,
+    n_workers: int | None = None,
+    order: BatchOrder | None = None,
 ) -> Outputs:
     """Train one student for each label vector (mean plus noise) or start; a single start serves all."""
     student, architecture = network_of(problem)
@@ -97,15 +132,22 @@ def train_students(
     labels = np.broadcast_to(mean, (n_students, *mean.shape)) if noise is None else mean + noise
     first = starts if len(starts[0]) == n_students else tuple(np.repeat(layer, n_students, axis=0) for layer in starts)
     X = problem.gaussian_teacher.X
-    trained = train_networks(X, labels, student=student, initial=first, n_workers=n_workers).parameters
+    networks = train_networks(X, labels, student=student, initial=first, n_workers=n_workers, order=order)
+    trained = networks.parameters
     predictions = predict(architecture, trained, problem.X_query, n_workers=n_workers)
     fitted = predictions if problem.design.X_query is None else predict(architecture, trained, X, n_workers=n_workers)
-    return Outputs(predictions=predictions, residuals=labels - fitted)
+    own = None
+    if student.dropout > 0.0 and has_own_variance(student):
+        own = own_variance(networks, problem.X_query, student=student, n_workers=n_workers)
+    return Outputs(predictions=predictions, residuals=labels - fitted, own=own)
 
 
-def run_pilot(problem: DistillationProblem, start: Parameters) -> Pilot:
-    """Train one student on the teacher's mean and differentiate its run by every label."""
-    student, _ = network_of(problem)
+def run_pilot(problem: DistillationProblem, start: Parameters, order: BatchOrder | None = None) -> Pilot:
+    """Train one student on the teacher's mean and differentiate its run by every label; ``order`` is its masks'."""
+    student, architecture = network_of(problem)
+    dropout = None
+    if order is not None:
+        dropout = Dropout(student.dropout, architecture.widths[1:-1], order.masks(np.zeros(1, dtype=np.int64)))
     teacher, m = problem.gaussian_teacher, problem.n_points
     n, q = teacher.n_inputs, teacher.n_outputs
     own = problem.design.X_query is None
@@ -118,6 +160,7 @@ def run_pilot(problem: DistillationProblem, start: Parameters) -> Pilot:
         initial=start,
         directions=np.eye(n * q).reshape(n, q, n * q),
         points=points,
+        dropout=dropout,
     )
     response = run.response.reshape(-1, q, n, q)
     return Pilot(

@@ -15,6 +15,7 @@ from kdstats.networks.architecture import architecture_of, initial_parameters, p
 from kdstats.networks.dropout import Dropout
 from kdstats.networks.passes import dropped_outputs, own_variance
 from kdstats.networks.stacks import ACTIVATIONS, BatchOrder
+from kdstats.networks.tangents import label_response
 from kdstats.networks.training import TrainedNetworks, train_networks
 from kdstats.observation.networks import observe
 from kdstats.observation.trained import Trained
@@ -358,12 +359,87 @@ def test_what_is_not_covered_is_refused():
     stopped = replace(ONE, early_stopping=kd.EarlyStopping())
     with pytest.raises(ProblemError, match="`early_stopping` must be left out where rows are resampled and units"):
         problem(stopped, resample_size=20)
-    for engine in ("linear_response", "wide_network"):
-        student = replace(ONE, optimizer="sgd", parameterization="ntk")
-        with pytest.raises(UnsupportedProblemError, match=r"`dropout` must be 0; got 0.2.*kdstats.observe"):
-            kd.predict(problem(student), engine=engine, rng=1)
+    student = replace(ONE, optimizer="sgd", parameterization="ntk")
+    with pytest.raises(UnsupportedProblemError, match=r"`dropout` must be 0; got 0.2.*kdstats.observe"):
+        kd.predict(problem(student), engine="wide_network", rng=1)
+    rows = {"n_responses": 2, "strategy": "multi_response"}
+    mixed = {"n_responses": 2, "strategy": "variance_weighting"}
+    for asked in (problem(**rows), problem(**mixed), problem(replace(ONE, hidden=(4, 4)))):
+        with pytest.raises(UnsupportedProblemError, match=r"`dropout` = 0.2\) of .*kdstats.observe"):
+            kd.predict(asked, rng=1)
+    with pytest.raises(ProblemError, match="`problem` must have no dropout for a grid"):
+        kd.network_response(problem(), n_students=8).grid(n_responses=[1, 2])
     with pytest.raises(ProblemError, match="`n_replicates` must be left out"):
         observe(problem(sources=["data_order"]), n_students=4, n_replicates=4)
+
+
+def response_of(student, labels, directions, masks, *, double=True):
+    dropout = Dropout(student.dropout, student.hidden, [SEEDS.generator("data_order", masks, "dropout")])
+    points, initial = POINTS, tuple(layer[:1] for layer in starts(student))
+    return label_response(
+        X,
+        labels,
+        student=student,
+        initial=initial,
+        directions=directions,
+        points=points,
+        double=double,
+        dropout=dropout,
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_differentiated_run_with_masks_against_differences_of_runs(optimizer):
+    student = replace(ONE, hidden=(5, 4), activation="tanh", optimizer=optimizer)
+    directions, step = np.random.default_rng(4).normal(size=(N, 1, 2)), 1e-5
+    found = response_of(student, LABELS[0], directions, 3).response
+    ends = [response_of(student, LABELS[0] + s * step * directions[..., 1], directions, 3) for s in (1, -1)]
+    slope = (ends[0].predictions - ends[1].predictions) / (2.0 * step)
+    np.testing.assert_allclose(found[..., 1], slope, rtol=1e-5, atol=1e-7 * np.abs(slope).max())
+    other = response_of(student, LABELS[0], directions, 4).response[..., 1]
+    assert np.abs(other - slope).max() > 0.01 * np.abs(slope).max()
+
+
+def test_a_differentiated_run_is_that_of_a_student():
+    student = replace(ONE, hidden=(5, 4), activation="tanh")
+    run = response_of(student, LABELS[0], np.zeros((N, 1, 1)), 7, double=False)
+    order = BatchOrder(seeds=SEEDS, numbers=np.array([7]))
+    initial = tuple(layer[:1] for layer in starts(student))
+    trained = train_networks(X, LABELS[:1], student=student, initial=initial, order=order)
+    ours = predict(trained.architecture, trained.parameters, POINTS)[0]
+    np.testing.assert_allclose(run.predictions, ours, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.ApproximationWarning")
+@pytest.mark.parametrize("response", ["finite", "tangent"])
+@pytest.mark.parametrize(
+    "sources",
+    [("teacher_output",), ("teacher_output", "data_order"), ("teacher_output", "student_initialization", "data_order")],
+    ids=["labels", "labels_masks", "all"],
+)
+def test_predicted_students_against_trained_ones(sources, response):
+    student = kd.NetworkStudent(
+        hidden=(6,), activation="tanh", optimizer="sgd", learning_rate=0.1, epochs=40, dropout=0.2
+    )
+    asked = problem(student, noise=0.5, sources=[*sources, "student_output"])
+    predicted = kd.predict(asked, rng=1, n_students=200, response=response)
+    seeds = as_seeds(2) if len(sources) == 3 else as_seeds(1).with_seed(teacher_output=2)
+    if sources == ("teacher_output", "data_order"):
+        seeds = seeds.with_seed(data_order=2)
+    seen = observe(asked, n_students=300, rng=seeds)
+    assert kd.compare(predicted, seen).verdict == "agree"
+    error = np.hypot(predicted.standard_error["intra_student"], seen.standard_error["intra_student"]).values
+    assert (np.abs(predicted.intra_student - seen.intra_student).values < 4.5 * error).all()
+    half = kd.predict(asked.with_student(dropout=0.1), rng=1, n_students=200, response=response)
+    assert (np.abs(half.intra_student - seen.intra_student).values > 4.5 * error).any()
+    parts = predicted.attrs["source_variances"]
+    apart = parts.pop("student_initialization and data_order", None)
+    assert (apart is not None) == ("data_order" in sources)
+    if sources == ("teacher_output", "data_order"):
+        assert response == "finite" or apart > 0.0  # of pairs that differ in their labels: unbiased, so of either sign
+        without = kd.predict(asked.with_design(sources=["data_order"]), rng=1, n_students=200)
+        assert float(without.inter_student.mean()) > 0.0
+        assert (without.intra_student.values == 0.0).all()
 
 
 def test_problems_and_study_files_keep_it():
