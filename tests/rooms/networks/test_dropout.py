@@ -414,7 +414,11 @@ def test_a_differentiated_run_is_that_of_a_student():
 @pytest.mark.parametrize("response", ["finite", "tangent"])
 @pytest.mark.parametrize(
     "sources",
-    [("teacher_output",), ("teacher_output", "data_order"), ("teacher_output", "student_initialization", "data_order")],
+    [
+        ("teacher_output",),
+        ("teacher_output", "data_order"),
+        pytest.param(("teacher_output", "student_initialization", "data_order"), marks=pytest.mark.slow),
+    ],
     ids=["labels", "labels_masks", "all"],
 )
 def test_predicted_students_against_trained_ones(sources, response):

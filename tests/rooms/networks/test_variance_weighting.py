@@ -103,7 +103,7 @@ def test_a_network_that_is_a_line_against_the_linear_engine(weighting):
     assert np.abs(ours - plain.student_predictions.values).max() > 0.02
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3])
+@pytest.mark.parametrize("correlation", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_known_weights_against_the_closed_form_of_a_line(correlation):
     """Known weights come from 256 pilots, with a relative error of 9% an input, which costs the square of that."""
     noise = np.geomspace(0.2, 5.0, N)
