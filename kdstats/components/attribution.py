@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from kdstats.components.combinations import ratio_interval
 from kdstats.components.crossed import estimate_sources
 from kdstats.components.sources import DIMS, WIDTH, SourceComponents, combination_error, squares_dataset
+from kdstats.components.uneven_effects import NO_ERROR, df_of_mean_variance
 from kdstats.errors import NegativeComponentWarning
 from kdstats.problem.design import SOURCES
 from kdstats.problem.validation import as_probability
@@ -44,8 +45,6 @@ FloatArray = NDArray[np.float64]
 
 INDEX_DIMS = ("source", "point", "output")
 OUTPUT_NOISE = "student_output"
-#: Degrees of freedom that stand for a variance without error.
-NO_ERROR = 1e9
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,12 +218,9 @@ def crossed_components(
     known = r == 1
     analysis = _analysis(np.repeat(students, 2, axis=1) if known else students, sizes, sources, points, labels)
     if known:
-        analysis = _with_known_noise(analysis, variances, sizes, sources)
-    analysis = _with_uneven_interactions(analysis, students.mean(axis=1), sizes, sources)
+        analysis = _with_known_noise(analysis, variances, sizes)
     analysis = _renamed(analysis, noisy=not known or variances is not None)
-    analysis = replace(
-        analysis, attrs={**analysis.attrs, "n_outputs": len(students) * r, "interaction_df": "effects", **(attrs or {})}
-    )
+    analysis = replace(analysis, attrs={**analysis.attrs, "n_outputs": len(students) * r, **(attrs or {})})
     terms = analysis.average().estimate.sel(component=list(analysis.terms)).values.ravel()
     below = [f"{name} ({value:.3g})" for name, value in zip(analysis.terms, terms, strict=True) if value < 0.0]
     if below:
@@ -260,7 +256,7 @@ def _analysis(
 
 
 def _with_known_noise(
-    analysis: SourceComponents, variances: FloatArray | None, sizes: tuple[int, ...], sources: Sequence[str]
+    analysis: SourceComponents, variances: FloatArray | None, sizes: tuple[int, ...]
 ) -> SourceComponents:
     """Put known variances in the place of a residual that is 0, predictions having been given twice."""
     data = analysis.mean_squares
@@ -272,8 +268,8 @@ def _with_known_noise(
     if variances is not None:
         own = variances.reshape(-1, *squares.shape[1:])
         squares[-1] = own.mean(axis=0)
-        df[-1] = _known_df(own, sizes, sources)
-        average_df[-1] = _known_df(own.mean(axis=(1, 2), keepdims=True), sizes, sources).item()
+        df[-1] = df_of_mean_variance(own.reshape(*sizes, -1)).reshape(own.shape[1:])
+        average_df[-1] = df_of_mean_variance(own.mean(axis=(1, 2)).reshape(*sizes, 1)).item()
         for name in ("residual", "intra_student", "total"):
             coefficients[analysis.components.index(name), -1] = 1.0
     estimate = analysis.estimate.copy(data=(coefficients * squares).sum(axis=1))
@@ -286,62 +282,6 @@ def _with_known_noise(
             squares, df=df, coefficients=coefficients, average_df=average_df, like=estimate, terms=analysis.terms
         ),
     )
-
-
-def _with_uneven_interactions(
-    analysis: SourceComponents, means: FloatArray, sizes: tuple[int, ...], sources: Sequence[str]
-) -> SourceComponents:
-    r"""Give mean squares of interactions the degrees of freedom that their effects leave.
-
-    An interaction of two draws is a sum of products :math:`u_iv_j`: where :math:`u_i` is large, all its cells are. Its
-    mean square then varies with the levels, not with the cells, and has far fewer degrees of freedom than independent
-    Gaussian effects, :math:`\prod(L - 1)`. The squares of the estimated effects tell: their mean over crossed levels
-    has a variance of its own. The smaller number is kept.
-    """
-    data = analysis.mean_squares
-    table = means.reshape(*sizes, *means.shape[1:])
-    df, average_df = data["df"].values.copy(), data["average_df"].values.copy()
-    for place, term in enumerate(analysis.terms):
-        mine = [i for i, source in enumerate(sources) if source in term.split(":")]
-        if len(mine) < 2:
-            continue
-        effects = table.mean(axis=tuple(i for i in range(len(sizes)) if i not in mine))
-        for axis in range(len(mine)):
-            effects = effects - effects.mean(axis=axis, keepdims=True)
-        squares = (effects**2).reshape(-1, *means.shape[1:])
-        crossed = tuple(sizes[i] for i in mine), [sources[i] for i in mine]
-        df[place] = np.minimum(df[place], _known_df(squares, *crossed))
-        average_df[place] = min(average_df[place], _known_df(squares.mean(axis=(1, 2), keepdims=True), *crossed).item())
-    coefficients, squares = data["coefficient"].values, data["mean_square"].values
-    return replace(
-        analysis,
-        standard_error=analysis.estimate.copy(data=combination_error(coefficients, squares, df)),
-        mean_squares=squares_dataset(
-            squares,
-            df=df,
-            coefficients=coefficients,
-            average_df=average_df,
-            like=analysis.estimate,
-            terms=analysis.terms,
-        ),
-    )
-
-
-def _known_df(variances: FloatArray, sizes: tuple[int, ...], sources: Sequence[str]) -> FloatArray:
-    """Return the degrees of freedom 2 E^2 / Var of the mean of variances (S, m, q) of crossed students.
-
-    Var of a mean over crossed levels is the sum over terms of their component over their number of levels.
-    """
-    mean = variances.mean(axis=0)
-    m, q = mean.shape
-    parts = _analysis(np.repeat(variances[:, None], 2, axis=1), sizes, sources, range(m), range(q))
-    counts = {source: size for source, size in zip(sources, sizes, strict=True)}
-    variance = np.zeros((m, q))
-    for term in parts.terms[:-1]:
-        component = np.maximum(parts.estimate.sel(component=term).values, 0.0)
-        variance += component / np.prod([counts[source] for source in term.split(":")])
-    df = np.divide(2.0 * mean**2, variance, out=np.full((m, q), NO_ERROR), where=variance > 0.0)
-    return np.asarray(np.clip(df, 1.0, NO_ERROR))
 
 
 def _renamed(analysis: SourceComponents, *, noisy: bool) -> SourceComponents:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from kdstats.components.departure import inflation, level_of_variance
+
 if TYPE_CHECKING:
     from kdstats.components.result import VarianceComponents
 
@@ -43,7 +47,9 @@ def coverage_statement(components: VarianceComponents, prob: float, *, students:
     outputs = "" if components.mean_squares.attrs["n_replicates"] == 0 else " and their outputs"
     several = int(components.attrs.get("averaged_over") or components.total.sizes["point"]) > 1
     average = f"{SEVERAL} {level}" if several else ""
+    n = float(components.n_students or np.min(components.mean_squares.attrs["df_between"]) + 1)
+    laplace = 1.0 - level_of_variance(n - 1.0, inflation(n), alpha=1.0 - prob)
     return (
-        f"{level} intervals for Gaussian students{outputs}: about {level} at a point{average}. "
-        'interval(students="any") is for others.'
+        f"{level} intervals for Gaussian students{outputs}: about {level} at a point{average}. Were students Laplace "
+        f'(excess kurtosis 3), down to {laplace:.0%}: interval(students="any") is for others.'
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,10 +28,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from kdstats.components.effect_shape import not_gaussian_effects
 from kdstats.components.kernels import cell_moments, frobenius_square
 from kdstats.components.likelihood import fit_rows, fit_strata
 from kdstats.components.provenance import versions
 from kdstats.components.sources import DIMS, SourceComponents, combination_error, squares_dataset
+from kdstats.components.uneven_effects import uneven_df
 from kdstats.errors import EstimationError, NegativeComponentWarning
 
 __all__ = ["METHODS", "RESERVED", "estimate_sources"]
@@ -158,6 +160,7 @@ def estimate_sources(
     errors = np.empty((len(components), *grid))
     parts = np.empty((n, *grid)), np.empty((n, *grid)), np.empty((n, n, *grid))
     average_df: list[FloatArray] = []
+    crossed, shape_notes = True, dict[str, None]()
     for chosen in _designs(counts):
         present = counts[:, chosen[0]] > 0
         cells = _Cells(
@@ -171,6 +174,12 @@ def estimate_sources(
         residuals = _residuals(values, student, point, replicate, cells, means, chosen) if full else None
         place = partial(_place, levels[present], sources, level_labels)
         analysis = _analyse(own, cells, method=method, where=where, missing=place, residuals=residuals)
+        if _is_crossed(levels[present]):
+            table, axes = _crossed_table(own, cells, levels[present], sources)
+            analysis = _with_uneven_effects(analysis, table, axes)
+            shape_notes.update(dict.fromkeys(not_gaussian_effects(table, axes, cells.squares, cells.counts)))
+        else:
+            crossed = False
         at = (len(chosen), grid[1])
         found[:, chosen] = analysis.components.reshape(n, *at)
         errors[:, chosen] = _errors(mixing, analysis).reshape(-1, *at)
@@ -197,9 +206,11 @@ def estimate_sources(
         attrs={
             **_facts(levels, sources, engine=engine, method=method),
             "interactions": order,
+            "effect_df": "effects" if crossed else "gaussian",
             "n_outputs": int(counts[:, 0].sum()),
             "boundary": tuple(name for name, row in zip((*names, "residual"), found, strict=True) if (row <= 0).any()),
             "notes": tuple(notes),
+            "not_gaussian": tuple(shape_notes)[:LISTED],
         },
     )
 
@@ -447,6 +458,30 @@ def _strata(terms: list[_Term], cells: _Cells, residuals: FloatArray | None) -> 
         coefficients=inverse[:, :, None],
         average_df=freedom * ranks,
     )
+
+
+def _is_crossed(levels: IntArray) -> bool:
+    return len(levels) == np.prod([len(np.unique(column)) for column in levels.T])
+
+
+def _crossed_table(
+    terms: list[_Term], cells: _Cells, levels: IntArray, sources: Sequence[str]
+) -> tuple[FloatArray, dict[str, tuple[int, ...]]]:
+    """Return the means of students that cross all levels, (L_1, ..., L_k, P), and the sources of each term."""
+    order = np.lexsort(levels.T[::-1])
+    table = cells.means[order].reshape(*(len(np.unique(column)) for column in levels.T), -1)
+    members = (term.name.split(":") for term in terms)
+    axes = [tuple(i for i, source in enumerate(sources) if source in names) for names in members]
+    return table, dict(zip((term.name for term in terms), axes, strict=True))
+
+
+def _with_uneven_effects(analysis: _Analysis, table: FloatArray, terms: dict[str, tuple[int, ...]]) -> _Analysis:
+    """Give mean squares of students that cross all levels the degrees of freedom that their effects show."""
+    df = np.array(np.broadcast_to(analysis.df, analysis.mean_squares.shape))
+    average_df = analysis.average_df.copy()
+    for i, axes in enumerate(terms.values()):
+        df[i], average_df[i] = uneven_df(table, axes, df=analysis.df[i, 0], average_df=average_df[i])
+    return replace(analysis, df=df, average_df=average_df)
 
 
 def _refuse_saturated(terms: list[_Term], df: list[int], residual: float) -> None:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from kdstats.components.result import VarianceComponents
 from kdstats.errors import ComparisonError
-from kdstats.hypotest.inversion import likelihood_ratio_cdf
+from kdstats.hypotest.inversion import likelihood_ratio_cdf, weighted_chi_square_cdf
 from kdstats.hypotest.multiplicity import adjust_pvalues
 from kdstats.hypotest.pairing import Pair, pair
 from kdstats.problem.validation import as_count
 
-__all__ = ["CovarianceResult", "covariance_test", "whitened_statistic"]
+__all__ = ["CovarianceResult", "covariance_level", "covariance_test", "whitened_statistic"]
 
 FloatArray = NDArray[np.float64]
 
@@ -125,6 +125,22 @@ def whitened_statistic(whitened: FloatArray, n: int) -> float:
     if eigenvalues[0] <= 0:
         return np.inf
     return float(n * (eigenvalues - np.log(eigenvalues) - 1.0).sum())
+
+
+def covariance_level(n_directions: int, factor: float, *, alpha: float = 0.05) -> float:
+    r"""Return how often the test rejects a true covariance if log variances vary ``factor`` times as much.
+
+    With independent directions and many students the statistic tends to :math:`\chi^2_{r(r-1)/2}+f\chi^2_r` in the
+    place of :math:`\chi^2_{r(r+1)/2}`: off the diagonal nothing changes.
+    """
+    from scipy.special import chdtri
+
+    if not n_directions:
+        return alpha
+    off, on = n_directions * (n_directions - 1) / 2, float(n_directions)
+    limit = float(chdtri(off + on, alpha))
+    weights, df = np.array([1.0, factor]), np.array([off, on])
+    return 1.0 - weighted_chi_square_cdf(limit, weights[df > 0], df[df > 0])
 
 
 def _one_output(covariance: FloatArray, predictions: FloatArray, n_directions: int | None) -> CovarianceResult:

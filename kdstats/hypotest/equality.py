@@ -18,7 +18,15 @@ from kdstats.components.result import COMPONENTS, VarianceComponents
 from kdstats.errors import ComparisonError
 from kdstats.hypotest.multiplicity import METHODS, adjust_pvalues
 from kdstats.hypotest.pairing import Pair, pair
-from kdstats.hypotest.ratio_law import ConfidenceInterval, LocationLaw, RatioLaw, ScaleLaw, WeightedLaw, two_sided
+from kdstats.hypotest.ratio_law import (
+    CautiousLaw,
+    ConfidenceInterval,
+    LocationLaw,
+    RatioLaw,
+    ScaleLaw,
+    WeightedLaw,
+    two_sided,
+)
 from kdstats.problem.validation import as_choice, as_number, as_probability
 
 __all__ = ["EqualityResult", "PointwiseResult", "equality_test", "pointwise_test", "ratio_of"]
@@ -366,25 +374,39 @@ def _intra_ratio(both: Pair) -> Ratio:
 
 
 def _total_ratio(both: Pair, inter: Ratio) -> Ratio:
-    """Between plus within: the recorded standard error has their covariance, else they count as independent."""
+    """Between plus within: as a chi-square, right where the first part prevails, and by Student's t over students.
+
+    The chi-square has the degrees of freedom of Gaussian students or those of the recorded standard error, which has
+    the covariance of both parts, whichever are fewer. The larger p-value counts.
+    """
     share = 1.0 - both.observed.within_share
     observed = inter.observed + share * float(both.observed.within.mean())
     predicted = float((both.inter + both.intra).mean())
     within = (share * both.observed.within_se_of_mean) ** 2
     between = 0.0 if inter.law is None else 2.0 * inter.predicted**2 / inter.law.df
-    variance = float(both.observed.average_se.get("total", np.sqrt(between + within))) ** 2
+    recorded = float(both.observed.average_se.get("total", 0.0)) ** 2
     monte_carlo = both.inter_se_of_mean**2 + both.intra_se_of_mean**2
+    relative = 0.0
+    if predicted > 0.0 < observed:
+        relative = max((between + within) / predicted**2, recorded / observed**2)
     law = None
-    if variance > 0.0 < predicted:
-        error = float(np.sqrt(variance + monte_carlo)) / predicted
-        law = LocationLaw(standard_error=error, df=both.observed.df_between)
+    if relative > 0.0:
+        error = float(np.sqrt((recorded or between + within) + monte_carlo)) / predicted
+        law = CautiousLaw(
+            first=ScaleLaw(
+                df=2.0 / relative, df_denominator=2.0 * predicted**2 / monte_carlo if monte_carlo else np.inf
+            ),
+            second=LocationLaw(standard_error=error, df=both.observed.df_between),
+        )
     return Ratio(
         observed=observed,
         predicted=predicted,
         law=law,
         rank=inter.rank,
         rank_source=inter.rank_source,
-        method="degenerate" if law is None else "Student's t over students",
+        method="degenerate"
+        if law is None
+        else "chi-square of both parts and Student's t over students: the larger p-value",
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdstats.hypotest.ratio_law import ConfidenceInterval
-from kdstats.hypotest.ratio_result import AT_LEAST, EXACT, RatioResult, tail
+from kdstats.hypotest.ratio_result import RatioResult, gaussian_level, tail
 from kdstats.hypotest.unpaired_ratio import f_interval, sample_ranks
 
 __all__ = ["FARTHEST", "paired_interval", "paired_ratio"]
@@ -93,7 +93,12 @@ def paired_ratio(
         n_students=(len(a), len(b)),
         paired=True,
         method=method,
-        coverage=AT_LEAST if several else EXACT,
+        coverage=gaussian_level(
+            ((len(a) - 1) * ranks[0], (len(b) - 1) * ranks[1]),
+            (len(a), len(b)),
+            several=several,
+            correlation=pairs.correlation,
+        ),
         _interval=interval,
     )
 

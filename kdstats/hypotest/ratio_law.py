@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdstats.hypotest.inversion import weighted_chi_square_cdf
 
-__all__ = ["ConfidenceInterval", "LocationLaw", "RatioLaw", "ScaleLaw", "WeightedLaw"]
+__all__ = ["CautiousLaw", "ConfidenceInterval", "LocationLaw", "RatioLaw", "ScaleLaw", "WeightedLaw"]
 
 FloatArray = NDArray[np.float64]
 
@@ -162,3 +162,29 @@ class LocationLaw:
 
         half = float(stats.t.ppf(0.5 + confidence_level / 2.0, self.df)) * self.standard_error
         return ConfidenceInterval(ratio - half, ratio + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CautiousLaw:
+    """Of two laws, each right in a regime of its own, whichever speaks less against a ratio."""
+
+    first: RatioLaw
+    second: RatioLaw
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the first law."""
+        return self.first.df
+
+    def lower(self, ratio: float, theta: float) -> float:
+        """Return the larger P(ratio' <= ratio | theta)."""
+        return max(self.first.lower(ratio, theta), self.second.lower(ratio, theta))
+
+    def upper(self, ratio: float, theta: float) -> float:
+        """Return the larger P(ratio' >= ratio | theta)."""
+        return max(self.first.upper(ratio, theta), self.second.upper(ratio, theta))
+
+    def interval(self, ratio: float, confidence_level: float) -> ConfidenceInterval:
+        """Return the hull of both intervals."""
+        ends = [law.interval(ratio, confidence_level) for law in (self.first, self.second)]
+        return ConfidenceInterval(min(low for low, _ in ends), max(high for _, high in ends))

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kdstats.components.departure import inflation, level_of_variance
 from kdstats.hypotest.ratio_law import ConfidenceInterval
 from kdstats.problem.validation import as_probability
 
-__all__ = ["AT_LEAST", "EXACT", "RatioResult", "tail"]
+__all__ = ["AT_LEAST", "EXACT", "RatioResult", "gaussian_level", "tail"]
 
 #: Levels of tests and coverage of intervals, in words.
 EXACT = "5% (interval 95%) for Gaussian students"
@@ -82,6 +83,16 @@ class RatioResult:
 
     def __str__(self) -> str:
         return self.summary()
+
+
+def gaussian_level(df: tuple[float, float], n: tuple[int, int], *, several: bool, correlation: float = 0.0) -> str:
+    """Say what level a test of Gaussian students has, and what Laplace students would make of it."""
+    factor = inflation(min(n), correlation=correlation)
+    laplace = level_of_variance(df[0], factor, df_other=df[1])
+    return (
+        f"{AT_LEAST if several else EXACT}; were they Laplace (excess kurtosis 3), up to about {laplace:.0%} (interval "
+        f"{1.0 - laplace:.0%})"
+    )
 
 
 def tail(lower: float, upper: float, alternative: str) -> float:

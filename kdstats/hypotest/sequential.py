@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -35,6 +36,12 @@ INEXACT = ("approximate", "asymptotic")
 #: The three e-processes of a test, in the order they are printed.
 PROCESSES = ("equality", "equivalence", "beyond")
 WIDTH = 86
+PROMISE = (
+    "Level: a wrong decision at any time is at most as probable as one minus the confidence level, for Gaussian "
+    "students. Not for heavier tails: of 1,000 Laplace students (excess kurtosis 3), looked at one by one, 35% to 40% "
+    "of runs ever rejected a true prediction at 95%, and 13% to 20% showed equivalence at the margin; of exponential "
+    "ones up to 70% and 35%."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +117,8 @@ class SequentialResult:
         ]
         table = [f"E-value {name:<40}{value:>14.4g}" for name, value in rows]
         limit = f"(an e-value of {1.0 / (1.0 - self.confidence_level):.4g} or more rejects)"
-        return "\n".join([*head, *table, limit, "=" * WIDTH, f"Verdict: {self.verdict.upper()}. {self.reason}"])
+        verdict = f"Verdict: {self.verdict.upper()}. {self.reason}"
+        return "\n".join([*head, *table, limit, "=" * WIDTH, verdict, *textwrap.wrap(PROMISE, WIDTH)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the history as plain numbers and strings (valid JSON: None for infinity)."""

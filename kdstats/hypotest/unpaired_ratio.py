@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdstats.components.kernels import frobenius_square
 from kdstats.hypotest.ratio_law import ConfidenceInterval
-from kdstats.hypotest.ratio_result import AT_LEAST, EXACT, RatioResult, tail
+from kdstats.hypotest.ratio_result import RatioResult, gaussian_level, tail
 
 __all__ = ["f_interval", "independent_ratio", "sample_ranks"]
 
@@ -43,7 +43,7 @@ def independent_ratio(
         n_students=(len(a), len(b)),
         paired=False,
         method=f"F, {'effective degrees of freedom' if a.shape[1] > 1 else 'exact'}, Gaussian students",
-        coverage=AT_LEAST if a.shape[1] > 1 else EXACT,
+        coverage=gaussian_level(df, (len(a), len(b)), several=a.shape[1] > 1),
         _interval=lambda level: f_interval(ratio, df, level),
     )
 

@@ -171,6 +171,8 @@ class Plan:
         ):
             if interval is not None:
                 lines.append(f"{what:<38}{interval.low:.5g} to {interval.high:.5g}")
+            if interval is not None and interval is self.value_interval:
+                lines.append("  if noise is Gaussian; of Laplace noise such intervals held the truth in 84% to 95%")
         if self.subset_mean is not None:
             text = f"{self.subset_mean:.5g} ± {self.subset_se:.2g} (inter-student)"
             lines.append(f"{'on random subsets of these inputs':<38}{text}")

@@ -384,13 +384,13 @@ class ChiSquareLaw:
 @pytest.mark.parametrize("method", ["mean", "kolmogorov"])
 def test_mse_tests_hold_their_level_and_refute_a_wrong_law(method):
     rng, n = np.random.default_rng(23), 600
+    few = rng.normal(size=(n, 5)) ** 2
+    assert inside(sum(mse_test(mse, ChiSquareLaw(1.0), method=method).pvalue <= ALPHA for mse in few), ALPHA, n)
+    # Student's t of so skewed a mean would be found out
+    assert not inside((stats.ttest_1samp(few, 1.0, axis=1).pvalue <= ALPHA).sum(), ALPHA, n)
     samples = rng.normal(size=(n, 200)) ** 2
     rejected = sum(mse_test(mse, ChiSquareLaw(1.0), method=method).pvalue <= ALPHA for mse in samples)
-    if method == "kolmogorov":
-        assert inside(rejected, ALPHA, n)
-    else:
-        # Student's t of a skewed law: error of order skewness^2 / S, 2.8^2/200 = 4% of the tail
-        assert rejected <= band(1.5 * ALPHA, n)[1]
+    assert inside(rejected, ALPHA, n)
     wrong = sum(mse_test(mse, ChiSquareLaw(1.5), method=method).pvalue <= ALPHA for mse in samples[:200])
     assert wrong > 150
 

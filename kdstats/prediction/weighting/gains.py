@@ -170,6 +170,7 @@ class WeightingGains:
             "",
             "error: mean squared, around the student of noiseless labels; labels: around the teacher's mean",
             "bound: takes the teacher's noiseless mean, which no user has; effect: by error, at 95%",
+            "intervals: normal, those of simulated rows covered .89 to .95 with 64 students, .92 to .96 from 512 on",
         ]
         return "\n".join(lines)
 

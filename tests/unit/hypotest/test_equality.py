@@ -53,13 +53,24 @@ def test_total_combines_both_parts(make_predicted, make_observed, with_variance)
     observed = make_observed(with_variance([1.0], 25), within=2.6, within_se=0.1)
     result = equality_test(make_predicted([1.0], intra=2.0), observed, component="total", kurtosis="gaussian")
     assert result.statistic == pytest.approx(1.2)
-    assert result.pvalue == pytest.approx(2 * stats.t.sf(0.6 / np.sqrt(2 / 24 + 0.01), 24))
+    df = 2 * 3.0**2 / (2 / 24 + 0.01)
+    chi_square, t = stats.chi2.sf(1.2 * df, df), stats.t.sf(0.6 / np.sqrt(2 / 24 + 0.01), 24)
+    assert result.pvalue == pytest.approx(2 * max(chi_square, t))
+    low, high = result.confidence_interval()
+    assert low < 1.0 < high
 
 
 def test_total_uses_the_recorded_standard_error(make_predicted, make_observed, with_variance):
     observed = make_observed(with_variance([1.0], 25), within=2.6, within_se=0.1, average_standard_error={"total": 0.2})
     result = equality_test(make_predicted([1.0], intra=2.0), observed, component="total")
-    assert result.pvalue == pytest.approx(2 * stats.t.sf(0.6 / 0.2, 24))
+    t, df = stats.t.sf(0.6 / 0.2, 24), 2 * 3.0**2 / (2 / 24 + 0.01)
+    assert result.pvalue == pytest.approx(2 * max(t, stats.chi2.sf(1.2 * df, df)))
+    uncertain = make_observed(
+        with_variance([1.0], 25), within=2.6, within_se=0.1, average_standard_error={"total": 0.9}
+    )
+    more = equality_test(make_predicted([1.0], intra=2.0), uncertain, component="total")
+    assert more.df == pytest.approx(2 * 3.6**2 / 0.9**2)
+    assert more.pvalue > result.pvalue
 
 
 def test_sampled_outputs_use_the_spread_given_each_students_variance(make_predicted, make_observed, with_variance):
