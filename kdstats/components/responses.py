@@ -309,7 +309,8 @@ class ResponseComponents:
         clipped = [name for name in self.measures if self._is_clipped(name, prob)]
         limits = [f"Intervals end at what is possible: {', '.join(clipped)}."] if clipped else []
         promise = (
-            f"{100 * prob:g}% intervals for students and prompts of any law, from jackknives: about {100 * prob:g}%."
+            f"{100 * prob:g}% intervals for students and prompts of any law, from jackknives: about {100 * prob:g}% "
+            "(.92 to .94 was measured at 95% for means of exponential numbers)."
         )
         for number, note in enumerate([promise, *limits, *self.attrs["notes"]], 1):
             lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")

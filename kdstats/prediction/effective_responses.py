@@ -111,6 +111,9 @@ class EffectiveResponses:
             f"effective responses            {self.estimate:.2f} [{self.gini / high:.2f}, "
             f"{self.gini / low if low > 0 else float('inf'):.2f}], approximate, regime {self.regime!r}",
         ]
+        lines.append(
+            f"interval: at least {100 * prob:g}% where the regime is 'unbiased' (98% to 100% measured, 60 prompts)"
+        )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
