@@ -122,7 +122,9 @@ def _output_columns(frame: pd.DataFrame, keys: Sequence[str], value: str | Seque
         chosen = [column for column in columns if column == DEFAULT_VALUE]
         chosen = chosen or [column for column in columns if str(column).startswith(DEFAULT_VALUE)]
         if not chosen:
-            raise invalid("value", "name the columns of outputs where several are no keys", listed(columns), DataError)
+            hint = "if each is a point, one row per output is wanted: pandas.melt"
+            got = f"{listed(columns)} ({hint})"
+            raise invalid("value", "name the columns of outputs where several are no keys", got, DataError)
         others = [column for column in columns if column not in chosen]
         if others:
             warnings.warn(

@@ -110,7 +110,7 @@ def with_cell(column, row, entry):
         (long_form().drop(columns="point"), {}, "must have a column 'point'.*point=None"),
         (long_form()[["student", "replicate", "point"]], {"value": None}, "must have a column of outputs"),
         (long_form(), {"value": "wage"}, "`value` must be one of the columns .*price, rent.*got wage"),
-        (long_form(), {"value": None}, "`value` must name the columns of outputs.*; got price, rent"),
+        (long_form(), {"value": None}, "`value` must name the columns of outputs.*; got price, rent .*pandas.melt"),
         (long_form(), {"value": "wage_*"}, r"`value` must fit some of the columns .*price, rent.*got wage_\*"),
         (long_form(), {"variances": 1.0}, "`n_replicates` must be 1 where `variances` are given"),
         (long_form(), {"value": "point"}, "`value` must not be a key column"),
