@@ -126,7 +126,7 @@ def products(n):
     """Interactions that are products of the draws of two sources, as of trained students, then of Gaussian effects."""
     for size in (5, 10, 20):
         for law in ("products", "Gaussian effects"):
-            rng, shape = np.random.default_rng([15, size]), (size, size)
+            rng, shape = np.random.default_rng([7015, size]), (size, size)
             a, b = rng.standard_normal((2, size, n))
             both = a[:, None] * b if law == "products" else rng.standard_normal((*shape, n))
             means = a[:, None] + np.sqrt(0.5) * b + np.sqrt(0.5) * both
