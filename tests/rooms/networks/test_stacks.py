@@ -424,12 +424,19 @@ def test_resampled_students_with_early_stopping():
         problem(None, replace(student, early_stopping=kd.EarlyStopping(held_out=0.999)))
 
 
-def test_a_student_that_diverges_in_mini_batches_is_named():
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (1e15, r"after step [1-9]\d* of 60 \(1 of 40 students"),
+        (1e25, "after step 0 of 60, its first loss is not finite"),
+    ],
+)
+def test_a_student_that_diverges_in_mini_batches_is_named(size, message):
     student = kd.NetworkStudent(hidden=(6,), optimizer="sgd", epochs=20, batch_size=16, early_stopping=STOPPING)
     X, labels = training_set(n_students=40)
-    labels[37] *= 1e25
+    labels[37] *= size
     _, initial = starts(student, n_students=40)
-    with pytest.raises(DivergedStudentError, match=r"student 293 diverged after step \d+ of 60 \(1 of 40 students"):
+    with pytest.raises(DivergedStudentError, match=f"student 293 diverged {message}"):
         together(X, labels, student, initial, order=BatchOrder(seeds=SEEDS), first_student=256)
 
 

@@ -349,12 +349,6 @@ PROBLEMS = [
     ),
     (
         lambda: kd.DistillationProblem(
-            teacher=kd.GaussianTeacher(X, MEAN), student=kd.NetworkStudent(), design=kd.Design(**VARIANCE_WEIGHTING)
-        ),
-        "`strategy` must be single, averaging or multi_response for a NetworkStudent",
-    ),
-    (
-        lambda: kd.DistillationProblem(
             teacher=kd.GaussianTeacher(X, MEAN), student=kd.NetworkStudent(), design=kd.Design(n_generations=2)
         ),
         "`n_generations` must be 1 for a NetworkStudent; got 2",
