@@ -68,7 +68,7 @@ class Scale(language_setting.Scale):
     temperature: float = 1.0
 
 
-QUICK = Scale(prompts=8, students=3, responses=3, bulk=4, outputs=2, steps=6, new_tokens=10)
+QUICK = Scale(prompts=8, students=3, responses=3, bulk=5, outputs=2, steps=6, new_tokens=10)
 
 
 @dataclass(frozen=True, kw_only=True)
