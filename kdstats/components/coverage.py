@@ -51,5 +51,6 @@ def coverage_statement(components: VarianceComponents, prob: float, *, students:
     laplace = 1.0 - level_of_variance(n - 1.0, inflation(n), alpha=1.0 - prob)
     return (
         f"{level} intervals for Gaussian students{outputs}: about {level} at a point{average}. Were students Laplace "
-        f'(excess kurtosis 3), down to {laplace:.0%}: interval(students="any") is for others.'
+        f"(excess kurtosis 3, in independent directions), down to {laplace:.0%}: "
+        'interval(students="any") is for others.'
     )

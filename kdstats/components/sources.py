@@ -218,8 +218,9 @@ class SourceComponents:
             ]
         return [
             "Intervals allow for interactions that are products of the draws of two sources, as of trained students: "
-            "95% intervals of an interaction then covered .84 to .89 beside noise of outputs as large, and .89 to .95 "
-            "without any; those of a source .90 to .97 (5 to 20 levels)."
+            "95% intervals of an interaction then covered .83 to .88 beside noise of outputs as large, and .88 to .94 "
+            "without any, those of a source .90 to .97 (as many levels of both, 5 to 20). With unequal numbers of "
+            "levels less: .76 to .84 (5 x 20, 10 x 8); with 2 or 3 levels of one, down to .5."
         ]
 
     def _design(self) -> list[str]:

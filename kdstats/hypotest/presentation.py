@@ -100,8 +100,8 @@ def _other_laws(comparison: Comparison) -> list[str]:
         found.append(f"the covariance in up to {level:.0%}")
     if not found:
         return []
-    said = f"were students Laplace (excess kurtosis 3), {alpha:.0%} tests would be wrong more often"
-    return [f"{said}: {', '.join(found)}"]
+    said = "were students Laplace (excess kurtosis 3, in independent directions), "
+    return [f"{said}{alpha:.0%} tests would be wrong more often: {', '.join(found)}"]
 
 
 def _pointwise(comparison: Comparison) -> str:

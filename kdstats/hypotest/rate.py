@@ -108,8 +108,8 @@ class RateResult:
             f"{self.null_slope:g}",
             f"floor: {self.floor.floor:.5g}, p = {self.floor.pvalue:.4g}; correlation between responses "
             f"{self.floor.correlation:.4f} [{floor_low:.4f}, {floor_high:.4f}]",
-            "level: about 5% (intervals 95%) for Gaussian students; were they Laplace (excess kurtosis 3), up to "
-            f"{slope_level(inflation()):.0%}",
+            "level: about 5% (intervals 95%) for Gaussian students; were they Laplace (excess kurtosis 3, in "
+            f"independent directions), up to {slope_level(inflation()):.0%}",
         ]
         return "\n".join(rows)
 

@@ -90,8 +90,8 @@ def gaussian_level(df: tuple[float, float], n: tuple[int, int], *, several: bool
     factor = inflation(min(n), correlation=correlation)
     laplace = level_of_variance(df[0], factor, df_other=df[1])
     return (
-        f"{AT_LEAST if several else EXACT}; were they Laplace (excess kurtosis 3), up to about {laplace:.0%} (interval "
-        f"{1.0 - laplace:.0%})"
+        f"{AT_LEAST if several else EXACT}; were they Laplace (excess kurtosis 3, in independent "
+        f"directions), up to about {laplace:.0%} (interval {1.0 - laplace:.0%})"
     )
 
 

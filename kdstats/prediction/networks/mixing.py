@@ -67,8 +67,8 @@ class LabelMixing:
     problem : DistillationProblem
         With a network student and the strategy ``variance_weighting``.
     seeds : Seeds
-        Where the source ``student_initialization`` is off, pilots have the common start that those of
-        ``kdstats.observe`` have with the same seed.
+        Pilots that have a common start, as it is or perturbed, have that of the pilots of ``kdstats.observe`` with the
+        same seed.
     n_students : int
     """
 
@@ -160,8 +160,7 @@ class LabelMixing:
         """Predictions of pilots at the inputs for the responses of these seeds, shape (count, n, 1)."""
         pilot, (first, _) = self.problem.pilot_problem(), pilot_split(self._k)
         labels = np.concatenate([part[:, :first].mean(axis=1) for part in self._responses(seeds, count)])
-        vary = "student_initialization" in pilot.design.sources
-        starts = draw_starts(pilot, seeds.branch("pilot") if vary else self._pilot_seeds, count)
+        starts = draw_starts(pilot, self._pilot_seeds, count, own=seeds.branch("pilot").branch("response"))
         noise = labels - pilot.gaussian_teacher.mean_by_output
         return train_students(pilot, noise, starts, n_workers=self.n_workers).predictions
 

@@ -73,13 +73,17 @@ def network_of(problem: DistillationProblem) -> tuple[NetworkStudent, Architectu
     return student, architecture_of(student, n_features=teacher.n_features, n_outputs=teacher.n_outputs)
 
 
-def draw_starts(problem: DistillationProblem, seeds: Seeds, n_students: int) -> Parameters:
-    """Draw first weights: one set for each student (drawn anew, or the common one perturbed), or one that all share."""
+def draw_starts(problem: DistillationProblem, seeds: Seeds, n_students: int, *, own: Seeds | None = None) -> Parameters:
+    """Draw first weights: one set for each student (drawn anew, or the common one perturbed), or one that all share.
+
+    The common one comes from ``seeds``, what students have of their own from ``own``. Default: a branch of ``seeds``.
+    """
     student, architecture = network_of(problem)
     common = initial_parameters(architecture, seeds.generator("student_initialization", "common"), n_students=1)
     if "student_initialization" not in problem.design.sources:
         return common
-    generator, sd = seeds.branch("response").generator("student_initialization"), student.perturbation_sd
+    own = seeds.branch("response") if own is None else own
+    generator, sd = own.generator("student_initialization"), student.perturbation_sd
     if sd is None:
         return initial_parameters(architecture, generator, n_students=n_students)
     return perturbed_parameters(common, generator, n_students=n_students, perturbation_sd=sd)

@@ -59,6 +59,15 @@ def pilots_by_hand(asked, count):
     return predict(architecture, trained.parameters, X)[..., 0]
 
 
+def test_perturbed_pilots_have_one_start_in_prediction_and_observation():
+    """All weight on pilots, next to no noise and next to no perturbation: labels are what the common start learns."""
+    asked = problem(replace(SMOOTH, perturbation_sd=1e-6), noise=1e-12, weight=0.0)
+    seen = LabelMixer(asked, SEEDS, Gaussian()).draw(0, 3, None).labels[..., 0]
+    told, other = (LabelMixing(problem=asked, seeds=s, n_students=3).labels(3)[..., 0] for s in (SEEDS, as_seeds(22)))
+    np.testing.assert_allclose(told, seen, rtol=0, atol=1e-3)
+    assert np.abs(other - seen).max() > 0.05
+
+
 @pytest.mark.parametrize("weight", [0.3, np.linspace(0.0, 1.0, N), "pooled"])
 def test_labels_against_labels_made_by_hand(weight):
     asked, count = problem(weight=weight), 32

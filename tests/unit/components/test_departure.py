@@ -68,8 +68,12 @@ def test_results_say_what_laplace_students_would_make_of_them():
     rng = np.random.default_rng(44)
     one, other = (kd.estimate_components(rng.normal(size=(30, 1, 1)), variances=0) for _ in range(2))
     level = level_of_variance(29, inflation(30), df_other=29)
-    assert f"were they Laplace (excess kurtosis 3), up to about {level:.0%}" in kd.ratio_test(one, other).summary()
-    assert "Were students Laplace (excess kurtosis 3), down to 79%" in " ".join(one.summary().split())
+    assert f"were they Laplace (excess kurtosis 3, in independent directions), up to about {level:.0%}" in " ".join(
+        kd.ratio_test(one, other).summary().split()
+    )
+    assert "Were students Laplace (excess kurtosis 3, in independent directions), down to 79%" in " ".join(
+        one.summary().split()
+    )
     problem = kd.catalog.shared_noise()
     predicted = kd.predict(problem, covariance=True)
     seen = kd.observe(problem, n_students=50, rng=1)
