@@ -6,6 +6,7 @@ and a classifier's answer are of this kind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ FloatArray = NDArray[np.float64]
 SUM_TOLERANCE = 1e-6
 #: Relative difference of probabilities, and of sums of them, that is rounding.
 ROUNDING = 1e-9
+#: Most probabilities (inputs x classes) that labels are turned into: 8 GiB.
+MOST_PROBABILITIES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +143,8 @@ class CategoricalTeacher:
         """
         given = as_array("labels", labels, ndim=1)
         if n_classes is None:
+            if class_labels is not None and not isinstance(class_labels, Sequence | np.ndarray):
+                raise invalid("class_labels", "be a sequence of labels", class_labels)
             n_classes = len(class_labels) if class_labels is not None else max(2, int(given.max(initial=0.0)) + 1)
         n_classes = as_count("n_classes", n_classes, minimum=2)
         wrong = np.flatnonzero((given < 0) | (given >= n_classes) | (given != np.floor(given)))
@@ -147,8 +152,11 @@ class CategoricalTeacher:
             raise invalid(
                 "labels",
                 f"be integers from 0 to {n_classes - 1}, one of the {n_classes} classes",
-                f"{given[wrong[0]]:g} at index {wrong[0]} ({wrong.size} of {given.size} labels are outside)",
+                f"{given[wrong[0]]:.12g} at index {wrong[0]} ({wrong.size} of {given.size} labels are outside)",
             )
+        if given.size * n_classes > MOST_PROBABILITIES:
+            rule = "number classes (identifiers are not): a table of inputs x classes must fit memory"
+            raise invalid("labels", rule, f"{given.size} x {n_classes} probabilities")
         return cls(np.eye(n_classes)[given.astype(np.int64)], X, class_labels=class_labels)
 
     @property

@@ -333,8 +333,8 @@ class NetworkStudent:
             raise invalid("momentum", "be 0 unless optimizer is 'sgd'", self.momentum)
         object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, minimum=0.0))
         object.__setattr__(self, "dropout", as_number("dropout", self.dropout, minimum=0.0))
-        if self.dropout >= 1.0:
-            raise invalid("dropout", "be less than 1", self.dropout)
+        if np.float32(self.dropout) >= 1.0:
+            raise invalid("dropout", "be less than 1 in float32", self.dropout)
         self._set_initialization()
 
     def _check_module(self) -> None:

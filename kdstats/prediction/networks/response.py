@@ -520,7 +520,8 @@ def check_covered(problem: DistillationProblem, *, classes: bool = False) -> Non
         "students that see every row": problem.resample_size is None,
         "students that predict a number (head='mean')": problem.student.head == "mean" or covers_classes,
         "full-batch steps": problem.student.batch_size is None,
-        f"dropout (`dropout` = {rate:g}) of heads of a mean, on mean labels": rate == 0.0 or is_plain,
+        f"dropout (`dropout` = {rate:g}) with head 'mean' and strategy 'single' or 'averaging'": rate == 0.0
+        or is_plain,
         f"dropout (`dropout` = {rate:g}) of one hidden layer, unless 'student_output' is left out of `sources`": (
             rate == 0.0 or len(problem.student.hidden) == 1 or "student_output" not in problem.design.sources
         ),

@@ -106,6 +106,21 @@ def test_training_that_explodes_names_student_step_and_what_to_change(options):
         kd.observe(make(student), n_students=6, rng=1)
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([0, 10**9, 3], {}, r"`labels` must number classes .*; got 3 x 1000000001 probabilities"),
+        ([0, 1], {"n_classes": 10**10}, r"`labels` must number classes .*; got 2 x 10000000000 probabilities"),
+        ([0, 0.9999999999], {}, r"`labels` must be integers .*; got 0.9999999999 at index 1"),
+        ([0, 1], {"class_labels": 2}, "`class_labels` must be a sequence of labels; got 2"),
+        ([0, 1], {"class_labels": iter("ab")}, "`class_labels` must be a sequence of labels"),
+    ],
+)
+def test_labels_that_are_no_classes(labels, options, message):
+    with pytest.raises(ProblemError, match=message):
+        kd.CategoricalTeacher.from_labels(labels, **options)
+
+
 def test_a_first_loss_that_is_not_finite_is_not_put_down_to_the_learning_rate():
     message = r"student \d+ diverged after step 0 of 5, its first loss is not finite .*`module` must give finite"
     with pytest.raises(DivergedStudentError, match=message):
