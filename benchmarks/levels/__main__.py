@@ -12,7 +12,7 @@ import warnings
 
 from benchmarks.levels.averages import text_answers, weights
 from benchmarks.levels.decomposition import classes, components, products, sources
-from benchmarks.levels.predictions import covariance, equality, homogeneity, mse, rate
+from benchmarks.levels.predictions import covariance, equality, homogeneity, mse, rate, scattered
 from benchmarks.levels.sequential import any_time, any_time_ratio
 from benchmarks.levels.spending import pilots, plans
 from benchmarks.levels.strategies import conservation, ordering, ratio, resampled, totals
@@ -26,6 +26,7 @@ PARTS = {
         sources,
         products,
         equality,
+        scattered,
         covariance,
         homogeneity,
         mse,

@@ -123,29 +123,41 @@ def sources(n):
 
 
 def products(n):
-    """Interactions that are products of the draws of two sources, as of trained students, then of Gaussian effects."""
+    """Interactions that are products of the draws of two sources, as of trained students, then of Gaussian effects.
+
+    Unequal numbers of levels, and little noise of outputs, for products alone.
+    """
     for size in (5, 10, 20):
         for law in ("products", "Gaussian effects"):
-            rng, shape = np.random.default_rng([7015, size]), (size, size)
-            a, b = rng.standard_normal((2, size, n))
-            both = a[:, None] * b if law == "products" else rng.standard_normal((*shape, n))
-            means = a[:, None] + np.sqrt(0.5) * b + np.sqrt(0.5) * both
-            outputs = means[:, :, None] + rng.standard_normal((*shape, 2, n))
-            levels = np.indices(shape).reshape(2, -1).T
-            student = np.repeat(np.arange(len(levels)), 2)
-            found = estimate_sources(
-                outputs.reshape(-1, n),
-                student=student,
-                point=np.zeros(len(student), dtype=np.int64),
-                levels=levels.astype(np.int64),
-                sources=["a", "b"],
-                level_labels=[range(size)] * 2,
-                points=[0],
-                outputs=range(n),
-            )
-            known = crossed_components(means[:, :, None, None], sources=["a", "b"], points=[0], labels=range(n))
-            truths = {"a": 1.0, "b": 0.5, "a:b": 0.5}
-            for name, one in (("decompose_sources", found), ("attribute_variance", known)):
-                bounds = one.interval()["variance"]
-                cells = (share(covered(bounds.sel(component=part).values, truth)) for part, truth in truths.items())
-                yield name, f"{size} x {size}, {law}", ", ".join(cells), "a, b, a:b"
+            rng = np.random.default_rng([7015, size])
+            yield from _two_sources(rng, n, (size, size), law=law)
+    for shape in ((5, 20), (10, 8), (40, 4), (20, 3), (2, 10)):
+        yield from _two_sources(np.random.default_rng([7015, *shape]), n, shape, law="products")
+    yield from _two_sources(np.random.default_rng([7015, 4]), n, (4, 4), law="products", noise=0.3)
+
+
+def _two_sources(rng, n, shape, *, law, noise=1.0):
+    """Rows of two sources (1, 1/2) and their interaction (1/2), two outputs of a student or its mean known."""
+    a, b = rng.standard_normal((shape[0], n)), rng.standard_normal((shape[1], n))
+    both = a[:, None] * b if law == "products" else rng.standard_normal((*shape, n))
+    means = a[:, None] + np.sqrt(0.5) * b + np.sqrt(0.5) * both
+    outputs = means[:, :, None] + noise * rng.standard_normal((*shape, 2, n))
+    levels = np.indices(shape).reshape(2, -1).T
+    student = np.repeat(np.arange(len(levels)), 2)
+    found = estimate_sources(
+        outputs.reshape(-1, n),
+        student=student,
+        point=np.zeros(len(student), dtype=np.int64),
+        levels=levels.astype(np.int64),
+        sources=["a", "b"],
+        level_labels=[range(size) for size in shape],
+        points=[0],
+        outputs=range(n),
+    )
+    known = crossed_components(means[:, :, None, None], sources=["a", "b"], points=[0], labels=range(n))
+    truths = {"a": 1.0, "b": 0.5, "a:b": 0.5}
+    setting = f"{shape[0]} x {shape[1]}, {law}" + (f", noise sd {noise:g}" if noise != 1.0 else "")
+    for name, one in (("decompose_sources", found), ("attribute_variance", known)):
+        bounds = one.interval()["variance"]
+        cells = (share(covered(bounds.sel(component=part).values, truth)) for part, truth in truths.items())
+        yield name, setting, ", ".join(cells), "a, b, a:b"

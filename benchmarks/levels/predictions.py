@@ -90,6 +90,20 @@ def equality(n):
                 )
 
 
+def scattered(n):
+    """Intra and total of few students whose own variances are known and far apart."""
+    for size in (3, 5, 10, 30):
+        for sd in (0.05, 0.5):
+            rng, predicted, found = np.random.default_rng([5, 2, size]), prediction(np.full((1, 1), sd)), []
+            for _ in range(n):
+                own = rng.chisquare(2, (size, 1, 1)) / 2
+                both = pair(predicted, kd.estimate_components(sd * rng.normal(size=(size, 1, 1, 1)), variances=own))
+                ratios = {name: ratio_of(both, component=name, kurtosis="auto") for name in ("intra_student", "total")}
+                found.append([equality_of(r, component=c, alternative="two-sided").pvalue for c, r in ratios.items()])
+            shown = ", ".join(share(column <= ALPHA) for column in np.array(found).T)
+            yield "compare", f"S = {size}, own variances like 2 df, inter {sd**2:g}", shown, "intra, total"
+
+
 def covariance(n):
     """The whole covariance, by its exact law."""
     rank = FACTOR.shape[1]

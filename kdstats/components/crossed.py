@@ -54,6 +54,8 @@ MAX_LEVELS = 6000
 #: Rows of residuals from which their effective rank is estimated.
 RANK_ROWS = 10_000
 LISTED = 4
+#: Relative to the largest number, what an effect may owe to the rounding of numbers and of sums of them.
+ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,6 +147,8 @@ def estimate_sources(
     """
     shape = (len(levels), len(points), len(outputs))
     _, first = np.unique(point, return_index=True)
+    rounding = np.zeros(shape[1:])
+    np.maximum.at(rounding, point, ROUNDING * np.abs(values))
     values = np.ascontiguousarray(values - values[first][point])  # differences lose no digits beside an offset
     counts, means, squares = cell_moments(student * shape[1] + point, values, shape[0] * shape[1])
     counts = counts.reshape(shape[:2])
@@ -176,8 +180,10 @@ def estimate_sources(
         analysis = _analyse(own, cells, method=method, where=where, missing=place, residuals=residuals)
         if _is_crossed(levels[present]):
             table, axes = _crossed_table(own, cells, levels[present], sources)
-            analysis = _with_uneven_effects(analysis, table, axes)
-            shape_notes.update(dict.fromkeys(not_gaussian_effects(table, axes, cells.squares, cells.counts)))
+            least = rounding[chosen].ravel()
+            analysis = _with_uneven_effects(analysis, table, axes, rounding=least)
+            found_shapes = not_gaussian_effects(table, axes, cells.squares, cells.counts, rounding=least)
+            shape_notes.update(dict.fromkeys(found_shapes))
         else:
             crossed = False
         at = (len(chosen), grid[1])
@@ -475,12 +481,14 @@ def _crossed_table(
     return table, dict(zip((term.name for term in terms), axes, strict=True))
 
 
-def _with_uneven_effects(analysis: _Analysis, table: FloatArray, terms: dict[str, tuple[int, ...]]) -> _Analysis:
+def _with_uneven_effects(
+    analysis: _Analysis, table: FloatArray, terms: dict[str, tuple[int, ...]], *, rounding: FloatArray
+) -> _Analysis:
     """Give mean squares of students that cross all levels the degrees of freedom that their effects show."""
     df = np.array(np.broadcast_to(analysis.df, analysis.mean_squares.shape))
     average_df = analysis.average_df.copy()
     for i, axes in enumerate(terms.values()):
-        df[i], average_df[i] = uneven_df(table, axes, df=analysis.df[i, 0], average_df=average_df[i])
+        df[i], average_df[i] = uneven_df(table, axes, df=analysis.df[i, 0], average_df=average_df[i], rounding=rounding)
     return replace(analysis, df=df, average_df=average_df)
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from kdstats.components.kurtosis import MIN_STUDENTS, excess_kurtosis, excess_kurtosis_within, skewness
+from kdstats.components.uneven_effects import term_effects
 
 __all__ = ["not_gaussian_effects"]
 
@@ -19,7 +20,12 @@ LEVEL = 0.05
 
 
 def not_gaussian_effects(
-    table: FloatArray, terms: Mapping[str, tuple[int, ...]], squares: FloatArray, counts: FloatArray
+    table: FloatArray,
+    terms: Mapping[str, tuple[int, ...]],
+    squares: FloatArray,
+    counts: FloatArray,
+    *,
+    rounding: FloatArray | float = 0.0,
 ) -> tuple[str, ...]:
     """Name the terms whose effects have excess kurtosis or skewness, and the noise of outputs if it has kurtosis.
 
@@ -33,6 +39,8 @@ def not_gaussian_effects(
         Sums of squares of each student's outputs about its mean.
     counts : (S,) ndarray
         Outputs of each student.
+    rounding : float or (P,) ndarray, default 0
+        As in :func:`~kdstats.components.uneven_effects.term_effects`; of outputs as well.
 
     Returns
     -------
@@ -45,9 +53,7 @@ def not_gaussian_effects(
     for name, axes in terms.items():
         if np.prod([table.shape[axis] for axis in axes]) < MIN_STUDENTS:
             continue
-        effects = table.mean(axis=tuple(axis for axis in range(table.ndim - 1) if axis not in axes), keepdims=True)
-        for axis in axes:
-            effects = effects - effects.mean(axis=axis, keepdims=True)
+        effects = term_effects(table, axes, rounding=rounding)
         students = xr.DataArray(effects.reshape(-1, 1, table.shape[-1]), dims=("student", "point", "output"))
         kurtosis, skew = excess_kurtosis(students), skewness(students)
         if kurtosis is None or skew is None:
@@ -56,7 +62,7 @@ def not_gaussian_effects(
         found.append((kurtosis.pvalue, f"effects of {name} have an excess kurtosis of {kurtosis.excess:.2g}"))
         found.append((skew.pvalue, f"effects of {name} have a skewness of {skew.size:.2g}"))
     if (counts == counts[0]).all() and counts[0] >= 2:
-        own = squares / (counts[0] - 1.0)
+        own = np.where(squares > counts[0] * np.square(rounding), squares, 0.0) / (counts[0] - 1.0)
         spread = xr.Dataset(
             {
                 "within": (("point", "output"), own.mean(axis=0)[None]),

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-__all__ = ["NO_ERROR", "df_of_mean_variance", "uneven_df"]
+__all__ = ["NO_ERROR", "df_of_mean_variance", "term_effects", "uneven_df"]
 
 FloatArray = NDArray[np.float64]
 
@@ -34,8 +34,8 @@ FAR_FEWER = 1 / 2
 CHANCE = 0.1
 
 
-def uneven_df(table: FloatArray, axes: tuple[int, ...], *, df: float, average_df: float) -> tuple[FloatArray, float]:
-    """Return the degrees of freedom of the mean square of one term, in each column and of its average over columns.
+def term_effects(table: FloatArray, axes: tuple[int, ...], *, rounding: FloatArray | float = 0.0) -> FloatArray:
+    """Return the estimated effects of one term, with one level of every other source.
 
     Parameters
     ----------
@@ -43,12 +43,28 @@ def uneven_df(table: FloatArray, axes: tuple[int, ...], *, df: float, average_df
         Means of the students that cross all levels of k sources.
     axes : tuple of int
         Sources of the term.
+    rounding : float or (P,) ndarray, default 0
+        Size up to which an effect is rounding of the numbers given, and 0.
+    """
+    others = tuple(axis for axis in range(table.ndim - 1) if axis not in axes)
+    effects = _centred(table.mean(axis=others, keepdims=True), axes)
+    return np.where(np.abs(effects) > rounding, effects, 0.0)
+
+
+def uneven_df(
+    table: FloatArray, axes: tuple[int, ...], *, df: float, average_df: float, rounding: FloatArray | float = 0.0
+) -> tuple[FloatArray, float]:
+    """Return the degrees of freedom of the mean square of one term, in each column and of its average over columns.
+
+    Parameters
+    ----------
+    table, axes, rounding
+        As in :func:`term_effects`.
     df, average_df : float
         Degrees of freedom for independent Gaussian effects; those returned are never more.
     """
     others = [axis for axis in range(table.ndim - 1) if axis not in axes]
-    effects = _centred(table.mean(axis=tuple(others), keepdims=True), axes)
-    squares = effects**2
+    squares = term_effects(table, axes, rounding=rounding) ** 2
     size = squares.mean(axis=tuple(range(table.ndim - 1)))
     found, average = np.full(size.shape, float(df)), float(average_df)
     if len(axes) > 1:

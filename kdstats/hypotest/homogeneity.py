@@ -76,7 +76,10 @@ class HomogeneityResult:
         if np.isnan(self.level_if_laplace):
             return "about 5% for students of any law (.03 to .06 was measured with 30 and 200)"
         gaussian = "5%" if self.exact else "about 5% (.06 to .08 was measured with 200 and 30)"
-        return f"{gaussian} for Gaussian students; were they Laplace (excess kurtosis 3), {self.level_if_laplace:.0%}"
+        return (
+            f"{gaussian} for Gaussian students; were they Laplace (excess kurtosis 3, in independent directions), "
+            f"{self.level_if_laplace:.0%}"
+        )
 
     def __str__(self) -> str:
         return self.summary()

@@ -85,7 +85,8 @@ def mse_test(observed: Any, law: MseLaw, *, target: Any = None, method: str = "k
     method : {"kolmogorov", "mean"}
         ``scipy.stats.kstest`` against the whole law; or the mean against its own, with the chi-square that has the
         law's mean and variance: errors of students are skewed, and with few of them Student's t rejects too often (.17
-        of true laws with five students).
+        of true laws with five students). For laws of a density, as of sums of squares: one of few values is not like a
+        chi-square.
 
     Returns
     -------
@@ -106,11 +107,13 @@ def mse_test(observed: Any, law: MseLaw, *, target: Any = None, method: str = "k
     )
     if mse.size < 2:
         raise ComparisonError(f"`observed` must have at least 2 students to be tested; got {mse.size}")
+    if mse.min() < 0.0:
+        raise ComparisonError(f"`observed` must have mean squared errors of at least 0; got {mse.min():.3g}")
+    if not (law.mean > 0.0 and law.variance > 0.0):
+        raise ComparisonError(
+            f"`law` must have mean and variance above 0; got {float(law.mean):.3g}, {float(law.variance):.3g}"
+        )
     if method == "mean":
-        if not (law.mean > 0.0 and law.variance > 0.0):
-            raise ComparisonError(
-                f"`law` must have mean and variance above 0; got {float(law.mean):.3g}, {float(law.variance):.3g}"
-            )
         statistic, pvalue, df = _mean_test(mse, float(law.mean), float(law.variance))
     else:
         found = stats.kstest(mse, lambda x: np.asarray(law.cdf(x), dtype=float))
@@ -123,8 +126,8 @@ def mse_test(observed: Any, law: MseLaw, *, target: Any = None, method: str = "k
         df=df,
         observed=float(mse.mean()),
         predicted=float(law.mean),
-        variance_ratio=float(mse.var(ddof=1) / law.variance) if law.variance > 0 else np.nan,
-        _df_mean=float(2.0 * mse.size * law.mean**2 / law.variance) if law.variance > 0 else np.inf,
+        variance_ratio=float(mse.var(ddof=1) / law.variance),
+        _df_mean=float(2.0 * mse.size * law.mean**2 / law.variance),
     )
 
 

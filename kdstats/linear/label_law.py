@@ -16,7 +16,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from kdstats.linear.smoother import Smoother, as_full
-from kdstats.problem.design import VarianceWeighting
+from kdstats.problem.design import VarianceWeighting, pilot_split
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 
@@ -29,7 +29,6 @@ __all__ = [
     "mixing_weight",
     "mixture_without_pilot",
     "own_estimate_error",
-    "pilot_split",
     "published_weight_moments",
     "shared_covariance",
 ]
@@ -116,11 +115,6 @@ def initialization_variance(problem: DistillationProblem) -> float:
     if student.training is None or "student_initialization" not in problem.design.sources:
         return 0.0
     return student.training.initialization_sd**2
-
-
-def pilot_split(n_responses: int) -> tuple[int, int]:
-    """Return how many of k responses train the pilot student and how many are averaged."""
-    return n_responses // 2, n_responses - n_responses // 2
 
 
 def mixing_weight(

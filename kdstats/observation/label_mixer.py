@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kdstats.linear.label_law import OwnError, pilot_split
+from kdstats.linear.label_law import OwnError
 from kdstats.observation.network_trainer import NetworkTrainer
+from kdstats.problem.design import pilot_split
 from kdstats.problem.specification import DistillationProblem
 from kdstats.sampling import NoiseLaw, TrainingBlock
 from kdstats.sampling.training_sets import draw_counts, draw_responses, mixed_labels, pilot_error

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from kdstats.errors import invalid
 from kdstats.problem.validation import as_array, as_choice, as_count, as_covariance, as_labels, as_matrix
 
-__all__ = ["SOURCES", "STRATEGIES", "VARIANCE_ESTIMATES", "Design", "VarianceWeighting"]
+__all__ = ["SOURCES", "STRATEGIES", "VARIANCE_ESTIMATES", "Design", "VarianceWeighting", "pilot_split"]
 
 SOURCES = ("teacher_output", "student_initialization", "data_order", "data_resampling", "student_output")
 STRATEGIES = ("single", "averaging", "multi_response", "variance_weighting", "soft_labels")
@@ -161,6 +161,11 @@ class VarianceWeighting:
     def is_oracle(self) -> bool:
         """Whether the mixture uses the noiseless teacher mean, which no user has."""
         return isinstance(self.student_estimate, str) and self.student_estimate == "teacher_mean"
+
+
+def pilot_split(n_responses: int) -> tuple[int, int]:
+    """Return how many of k responses train the pilot student and how many are averaged."""
+    return n_responses // 2, n_responses - n_responses // 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kdstats.errors import MisstatedNoiseWarning, UnsupportedProblemError, invalid
 from kdstats.problem.bayesian import CLASS_MODELS, BayesianLinearStudent, BayesianStudent
 from kdstats.problem.categorical import CategoricalTeacher, DirichletStudent, SoftmaxStudent, TabularStudent
-from kdstats.problem.design import Design, VarianceWeighting
+from kdstats.problem.design import Design, VarianceWeighting, pilot_split
 from kdstats.problem.student import EarlyStopping, GradientDescent, LinearStudent, NetworkStudent
 from kdstats.problem.teacher import GaussianTeacher
 from kdstats.problem.validation import as_count, as_labels
@@ -337,7 +337,7 @@ class DistillationProblem:
         """
         kept = self.design.sources - {"data_resampling", "student_output"}
         changes = {"X_query": None, "point_labels": None, "resample_size": None, "weighting": None, "strategy": None}
-        return self.with_design(n_responses=self.design.n_responses // 2, sources=kept, **changes)
+        return self.with_design(n_responses=pilot_split(self.design.n_responses)[0], sources=kept, **changes)
 
     def with_design(self, **changes: Any) -> DistillationProblem:
         """Return the problem with some entries of its design changed.

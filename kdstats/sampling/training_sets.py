@@ -14,8 +14,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from kdstats.linear.label_law import OwnError, mixing_weight, own_estimate_error, pilot_split
+from kdstats.linear.label_law import OwnError, mixing_weight, own_estimate_error
 from kdstats.linear.smoother import Smoother
+from kdstats.problem.design import pilot_split
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling.laws import NoiseLaw

@@ -24,14 +24,13 @@ from kdstats.linear.label_law import (
     mean_response_covariance,
     mixing_weight,
     mixture_without_pilot,
-    pilot_split,
     shared_covariance,
 )
 from kdstats.linear.smoother import as_full
 from kdstats.networks.architecture import Parameters
 from kdstats.prediction.networks.spread import Spread, centred, paired_spread, plain_spread
 from kdstats.prediction.networks.students import draw_starts, run_pilot, train_students
-from kdstats.problem.design import VarianceWeighting
+from kdstats.problem.design import VarianceWeighting, pilot_split
 from kdstats.problem.specification import DistillationProblem
 from kdstats.sampling import BLOCK, Gaussian
 from kdstats.sampling.training_sets import draw_responses, mixed_labels, pilot_error

@@ -17,10 +17,9 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from kdstats.errors import PredictionError
-from kdstats.linear.label_law import pilot_split
 from kdstats.linear.smoother import Smoother
 from kdstats.prediction.weighting.estimators import ESTIMATORS, ORACLE
-from kdstats.problem.design import VarianceWeighting
+from kdstats.problem.design import VarianceWeighting, pilot_split
 from kdstats.problem.specification import DistillationProblem
 from kdstats.problem.student import LinearStudent
 from kdstats.sampling import BLOCK, NoiseLaw

@@ -1,9 +1,11 @@
 """Degrees of freedom that effects of crossed sources show, against algebra and against what products leave."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+import kdstats as kd
 from kdstats.components.crossed import estimate_sources
 from kdstats.components.uneven_effects import NO_ERROR, df_of_mean_variance, uneven_df
 
@@ -82,3 +84,29 @@ def test_gaussian_effects_keep_theirs_nearly_always():
     assert binomtest(int((df[0] < 9.0).sum()), N, 0.15, alternative="greater").pvalue > 1e-3
     assert binomtest(int((df[2] < 81.0).sum()), N, 0.2, alternative="greater").pvalue > 1e-3
     assert "products of the draws" in answer.summary()
+
+
+@pytest.mark.parametrize("value", [lambda a: a / 3, np.sqrt, lambda a: 1000.0 + a / 3, lambda a: 1e6 * np.sqrt(a)])
+def test_rounding_is_no_effect(value):
+    """Nothing but a varies: what b and a:b show are the last digits of floating point."""
+    index = np.indices((20, 3, 2)).reshape(3, -1)
+    table = pd.DataFrame(dict(zip(["a", "b", "replicate"], index, strict=True)))
+    table["value"] = value(index[0])
+    found = kd.decompose_sources(table, ["a", "b"], point=None)
+    np.testing.assert_array_equal(found.mean_squares["df"].values.ravel(), [19, 2, 38, 60])
+    assert not any("a:b" in note or "Outputs" in note for note in found.attrs["not_gaussian"])
+
+
+@pytest.mark.filterwarnings("ignore::kdstats.errors.NegativeComponentWarning")
+def test_effects_just_above_rounding_are_effects():
+    rng = np.random.default_rng(3)
+    index = np.indices((20, 6, 2)).reshape(3, -1)
+    product = rng.standard_normal(20)[index[0]] * rng.standard_normal(6)[index[1]]
+    table = pd.DataFrame(dict(zip(["a", "b", "replicate"], index, strict=True)) | {"value": product})
+    plain, shifted = (
+        kd.decompose_sources(table.assign(value=table["value"] * scale + 1e6), ["a", "b"], point=None)
+        for scale in (1.0, 1e-6)
+    )
+    df = plain.mean_squares["df"].sel(stratum="a:b").item()
+    assert df < 95 / 2
+    assert shifted.mean_squares["df"].sel(stratum="a:b").item() == pytest.approx(df, rel=0.01)

@@ -11,6 +11,10 @@ class Law:
     cdf = staticmethod(stats.chi2(1).cdf)
 
 
+class Constant(Law):
+    variance = 0.0
+
+
 def test_methods_are_those_of_their_laws():
     mse = np.random.default_rng(0).normal(size=80) ** 2
     assert mse_test(mse, Law(), method="mean").pvalue == pytest.approx(2 * stats.chi2.cdf(mse.sum(), 80))
@@ -39,5 +43,10 @@ def test_bad_input_is_named(make_observed):
         mse_test([1.0], Law())
     with pytest.raises(ProblemError, match="`observed` must be finite"):
         mse_test([1.0, np.nan], Law())
+    with pytest.raises(ComparisonError, match="`observed` must have mean squared errors of at least 0; got -2"):
+        mse_test([1.0, -2.0], Law())
+    for method in ("mean", "kolmogorov"):
+        with pytest.raises(ComparisonError, match="`law` must have mean and variance above 0; got 1, 0"):
+            mse_test([1.0, 2.0], Constant(), method=method)
     with pytest.raises(ProblemError, match="`method` must be one of"):
         mse_test([1.0, 2.0], Law(), method="z")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import kdstats as kd
-from kdstats.linear.label_law import label_law, pilot_split
+from kdstats.linear.label_law import label_law
 from kdstats.linear.smoother import augment, smoother
+from kdstats.problem.design import pilot_split
 
 RNG = np.random.default_rng(3)
 N, P = 10, 3
