@@ -1,8 +1,8 @@
 """What honest variance weighting gains or loses for network students against averaging of the same responses.
 
 Usage: ``python examples/network_weighting.py [--students S] [--noise V ...] [--responses K ...] [--out FOLDER]``.
-Boston Housing, 16 ReLU units, Adam, from one start or from starts that vary; noise in units of the variance of the labels.
-Pilots train on half of the responses. Ratios of inter-student variance are paired, with 95% intervals of the
+Boston Housing, 16 ReLU units, Adam, from one start or from starts that vary; noise in units of the variance of the
+labels. Pilots train on half of the responses. Ratios of inter-student variance are paired, with 95% intervals of the
 kurtosis-adjusted law; pooled and known weights are set against their prediction too. Weights that take what no user
 has (known, oracle) are bounds.
 """
